@@ -1,0 +1,41 @@
+"""Says which programs that `make test-all` needs are missing, and which Debian package has each.
+
+python scripts/system_programs.py              exit 1 when one is missing, with the mend
+python scripts/system_programs.py --packages   the missing ones' packages alone, for apt-get
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import NamedTuple
+
+
+class Program(NamedTuple):
+    name: str
+    package: str
+    use: str
+
+
+PROGRAMS = (
+    Program("curl", "curl", "a real client in tests/e2e"),
+    Program("node", "nodejs", "its fetch is a real client in tests/e2e"),
+)
+
+
+def main() -> int:
+    missing = [program for program in PROGRAMS if shutil.which(program.name) is None]
+    packages = " ".join(program.package for program in missing)
+    if sys.argv[1:] == ["--packages"]:
+        print(packages)
+        return 0
+    for program in missing:
+        print(f"missing: {program.name} ({program.use})", file=sys.stderr)
+    if missing:
+        print(f"on Debian: apt-get install --no-install-recommends {packages}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The OpenAPI document of the admin listener's paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_STATUS = {"type": "string", "enum": ["healthy", "degraded", "unhealthy", "critical"]}
+_CHECK = {
+    "type": "object",
+    "required": ["status"],
+    "properties": {
+        "status": _STATUS,
+        "required": {"type": "boolean", "description": "Whether the sidecar is unready while this fails."},
+        "reason": {"type": "string"},
+        "since": {"type": "string", "format": "date-time"},
+        "latency_ms": {"type": "number"},
+        "circuit_breaker": {"type": "string", "enum": ["closed", "half_open", "open"]},
+        "lag_ms": {"type": "number"},
+        "lag_max_ms": {"type": "number"},
+    },
+}
+_READINESS = {
+    "type": "object",
+    "required": ["status", "ready"],
+    "properties": {"status": _STATUS, "ready": {"type": "boolean"}, "reason": {"type": "string"}},
+}
+_REPORT = {
+    "type": "object",
+    "required": ["status", "ready", "version", "uptime_seconds", "checks"],
+    "properties": {
+        "status": _STATUS,
+        "ready": {"type": "boolean"},
+        "reason": {"type": "string"},
+        "version": {"type": "string"},
+        "uptime_seconds": {"type": "number"},
+        "checks": {"type": "object", "additionalProperties": _CHECK},
+        "system": {"type": "object", "additionalProperties": {"type": "number"}},
+    },
+}
+
+
+def describe(version: str) -> Mapping[str, object]:
+    """The OpenAPI 3.1 document of these pages."""
+
+    def of(schema: Mapping[str, object]) -> Mapping[str, object]:
+        return {"application/json": {"schema": schema}}
+
+    def probe(summary: str, schema: Mapping[str, object], no: str) -> Mapping[str, object]:
+        answers: dict[str, object] = {"200": {"description": "Yes.", "content": of(schema)}}
+        if no:
+            answers["503"] = {"description": no, "content": of(schema)}
+        return {"get": {"summary": summary, "responses": answers}}
+
+    live: Mapping[str, object] = {"type": "object", "required": ["status"], "properties": {"status": _STATUS}}
+    text = {"schema": {"type": "string"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Sidecar admin API", "version": version},
+        "paths": {
+            "/health": probe("Is it serving, and how well?", _REPORT, "It is starting or draining."),
+            "/health/live": probe("Does the process answer at all?", live, ""),
+            "/health/ready": probe("Should traffic come here?", _READINESS, "Not now; `reason` says why."),
+            "/health/detailed": probe("Every check, with figures.", _REPORT, "It is starting or draining."),
+            "/metrics": {
+                "get": {
+                    "summary": "Metrics for Prometheus, in the format that Accept asks for.",
+                    "responses": {
+                        "200": {
+                            "description": "The exposition.",
+                            "content": {"text/plain": text, "application/openmetrics-text": text},
+                        }
+                    },
+                }
+            },
+            "/openapi.json": {
+                "get": {
+                    "summary": "This document.",
+                    "responses": {
+                        "200": {"description": "OpenAPI 3.1.", "content": of({"type": "object"})},
+                    },
+                }
+            },
+        },
+    }

@@ -1,0 +1,316 @@
+"""Reads sidecar.yaml, and the policy files it names, into models. Finds all that is wrong at once."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from sidecar.config import lint
+from sidecar.config.merge import merged, merged_trees
+from sidecar.config.policy import Policy, PolicyFile
+from sidecar.config.positions import Items, Node, Scalar, Tree, read, value
+from sidecar.config.problems import SECRET, ConfigError, Origin, Problem, in_order
+from sidecar.config.references import References
+from sidecar.config.schema import Config
+from sidecar.config.validate import origins, validate
+
+USUAL: Final = "sidecar.yaml"
+"""What is read when no file is named."""
+_LEVELS: Final = {"warn": "warning", "critical": "error", "fatal": "error"}
+_POLICY_KEYS: Final = frozenset(PolicyFile.model_fields)
+_MAIN_KEYS: Final = frozenset(Config.model_fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that can be used."""
+
+    config: Config
+    """The environment's part is merged in."""
+    policies: tuple[PolicyFile, ...]
+    """In order of the files; `defaults` are merged into the routes."""
+    origins: Mapping[str, Origin]
+    """Where values were written, by dotted path: `listen.ingress` of sidecar.yaml; for policy files
+    `policies.NAME.upstream` and `policies.NAME.routes.ROUTE.retry.attempts`. The rest has its default."""
+    warnings: tuple[Problem, ...]
+
+
+def load(
+    path: Path | None, env: Mapping[str, str], sets: Sequence[str] = (), app: str | None = None
+) -> Loaded:
+    """Loads `path`, or ./sidecar.yaml where it is None; without any file the defaults apply.
+
+    `sets` are KEY=VALUE of sidecar.yaml, `app` its `app.url`. Raises ConfigError with all problems.
+    """
+    if path is None and Path(USUAL).exists():
+        path = Path(USUAL)
+    found = _Findings()
+    file = _main(path, env, sets, app, found)
+    policies: list[PolicyFile] = []
+    if file.tree is not None:
+        for name in _policy_files(file.tree, file.directory, found):
+            policy = _policy(name, env, found)
+            if policy is not None:
+                policies.append(policy)
+    if file.config is not None:
+        found.problems += lint.config(file.config, policies, found.origins)
+    if not found.ambiguous:
+        found.problems += lint.policies(policies, found.origins)
+    warnings = found.finish()
+    assert file.config is not None
+    return Loaded(file.config, tuple(policies), found.origins, warnings)
+
+
+def load_policy(path: Path, env: Mapping[str, str]) -> Loaded:
+    """One policy file by itself, with the defaults of sidecar.yaml. Raises ConfigError."""
+    found = _Findings()
+    policy = _policy(str(path), env, found)
+    policies = () if policy is None else (policy,)
+    if not found.ambiguous:
+        found.problems += lint.policies(policies, found.origins)
+    return Loaded(Config(), policies, found.origins, found.finish())
+
+
+def is_policy(path: Path) -> bool:
+    """Whether a file looks like a policy file rather than like sidecar.yaml."""
+    text = _text(str(path), _Findings())
+    keys = frozenset(read(text, "")[0].entries) if text is not None else frozenset[str]()
+    return len(keys & _POLICY_KEYS) > len(keys & _MAIN_KEYS)
+
+
+@dataclass(slots=True)
+class _Findings:
+    problems: list[Problem] = field(default_factory=list)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    names: dict[tuple[str, str], Origin] = field(default_factory=dict)
+    """Of policy files and of routes, and where each is given."""
+    ambiguous: bool = False
+    """A name is given twice: `origins` cannot tell the two apart."""
+
+    def finish(self) -> tuple[Problem, ...]:
+        """The warnings. Raises ConfigError where there is more than these."""
+        problems = in_order(self.problems)
+        errors = [problem for problem in problems if not problem.warning]
+        if errors:
+            raise ConfigError(errors)
+        return problems
+
+
+class _Main(NamedTuple):
+    config: Config | None
+    tree: Tree | None
+    """With all merged and resolved; None where the file cannot be read at all."""
+    directory: Path
+
+
+def _text(file: str, found: _Findings) -> str | None:
+    """The file's text; None, with the problem noted, where it cannot be read."""
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        what = (error.strerror or "cannot be read").lower()
+        if isinstance(error, FileNotFoundError):
+            names = [it.name for it in Path(file).parent.glob("*")]
+            near = difflib.get_close_matches(Path(file).name, names, n=1)
+            what = "there is no such file" + (f" (did you mean {near[0]}?)" if near else "")
+        found.problems.append(Problem(Origin(file), "", what))
+        return None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        line, col = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        found.problems.append(Problem(Origin(file, line, col), "", "not UTF-8 text (save the file as UTF-8)"))
+        return None
+
+
+def _tree(file: str, found: _Findings) -> tuple[Tree | None, list[Problem]]:
+    """The file's mapping and what is wrong with single nodes; None where it is no YAML."""
+    text = _text(file, found)
+    if text is None:
+        return None, []
+    tree, problems = read(text, file)
+    found.problems += problems
+    return (None, []) if any(not problem.path for problem in problems) else (tree, problems)
+
+
+def _main(
+    path: Path | None, env: Mapping[str, str], sets: Sequence[str], app: str | None, found: _Findings
+) -> _Main:
+    directory = path.parent if path is not None else Path()
+    if path is None:
+        tree: Tree | None = Tree({}, Origin("default"), "")
+        problems: list[Problem] = []
+    else:
+        tree, problems = _tree(str(path), found)
+    if tree is None:
+        return _Main(None, None, directory)
+
+    overrides = _overrides(env, sets, app, found)
+    chosen = _environment(merged_trees(tree, overrides), env, directory)
+    base = tree.without("environments")
+    environments = tree.value("environments")
+    overlay = environments.value(chosen) if isinstance(environments, Tree) else None
+    effective = merged_trees(base, overlay) if isinstance(overlay, Tree) else base
+    effective = merged_trees(effective, overrides)
+
+    references = References(env, directory)
+    resolved = _resolved(effective, references)
+    found.problems += references.problems
+    broken = [problem.path for problem in (*problems, *references.problems)]
+    # What the environment does not use must be right too, but the variables it refers to may be unset.
+    lenient = References(env, directory)
+    rest = _resolved(tree, lenient)
+    _, unused = validate(Config, rest, directory, [*broken, *(problem.path for problem in lenient.problems)])
+    config, used = validate(Config, resolved, directory, broken)
+    found.problems += [*used, *unused]
+    found.origins |= origins(resolved)
+    return _Main(config, resolved, directory)
+
+
+def _resolved(tree: Tree, references: References) -> Tree:
+    resolved = references.node(tree)
+    assert isinstance(resolved, Tree)
+    return resolved
+
+
+def _environment(tree: Tree, env: Mapping[str, str], directory: Path) -> str:
+    node = tree.value("environment")
+    if isinstance(node, Scalar):
+        node = References(env, directory).scalar(node)
+    return node.text if isinstance(node, Scalar) else str(Config.model_fields["environment"].default)
+
+
+def _overrides(env: Mapping[str, str], sets: Sequence[str], app: str | None, found: _Findings) -> Tree:
+    """What goes before the file: variables, then `--app`, then `--set`."""
+    tree = Tree({}, Origin("--set"), "")
+    if name := env.get("NEXTVISION_ENV"):
+        tree = _with(tree, "environment", Scalar(name, Origin("NEXTVISION_ENV"), "environment"))
+    if level := env.get("LOG_LEVEL", "").lower():
+        tree = _with(
+            tree, "logging.level", Scalar(_LEVELS.get(level, level), Origin("LOG_LEVEL"), "logging.level")
+        )
+    if app is not None:
+        tree = _with(tree, "app.url", Scalar(app, Origin("--app"), "app.url"))
+    for pair in sets:
+        name, equals, text = pair.partition("=")
+        if not equals or not all(name.split(".")):
+            mend = "write for example --set limits.drain=10s"
+            found.problems.append(Problem(Origin("--set"), "", f'"{name}" is not KEY=VALUE ({mend})'))
+        elif name.split(".")[0] == "environments":
+            mend = "set the key itself, for example --set logging.level=debug"
+            found.problems.append(
+                Problem(Origin("--set"), name, f"environments cannot be set from outside ({mend})")
+            )
+        else:
+            tree = _with(tree, name, value(text, Origin("--set"), name))
+    return tree
+
+
+def _with(tree: Tree, path: str, node: Node) -> Tree:
+    """The tree with one value set, by dotted path."""
+    over = node
+    keys = path.split(".")
+    for depth in range(len(keys) - 1, -1, -1):
+        over = Tree({}, node.origin, ".".join(keys[:depth])).with_value(keys[depth], over)
+    assert isinstance(over, Tree)
+    return merged_trees(tree, over)
+
+
+def _policy_files(tree: Tree, directory: Path, found: _Findings) -> list[str]:
+    """The files that `policies` names, in its order, those of one pattern by name."""
+    files: dict[str, None] = {}
+    patterns = tree.value("policies")
+    for item in patterns.items if isinstance(patterns, Items) else ():
+        if not isinstance(item, Scalar):
+            continue
+        pattern = os.path.normpath(directory / item.text)
+        matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - a pattern may be absolute
+        names = [name for name in sorted(matches) if Path(name).is_file()]
+        if not names:
+            shown = SECRET if item.origin.secret else item.text
+            what = "matches no file" if glob.has_magic(item.text) else "is not a file"
+            text = f'"{shown}" {what} (patterns are relative to {directory}/)'
+            found.problems.append(Problem(item.origin, item.path, text))
+        files |= dict.fromkeys(names)
+    return list(files)
+
+
+def _policy(file: str, env: Mapping[str, str], found: _Findings) -> PolicyFile | None:
+    tree, problems = _tree(file, found)
+    if tree is None:
+        return None
+    start = len(found.problems) - len(problems)
+    directory = Path(file).parent
+    references = References(env, directory)
+    resolved = _resolved(_with_defaults(tree), references)
+    found.problems += references.problems
+    broken = [problem.path for problem in (*problems, *references.problems)]
+    # Routes may complete what defaults begin: those are judged by themselves for what they say only.
+    _, in_defaults = validate(PolicyFile, resolved, directory, broken, partial="defaults")
+    policy, wrong = validate(PolicyFile, resolved.without("defaults"), directory, broken)
+    found.problems += [*in_defaults, *wrong]
+    _note_names(resolved, found)
+    names = _route_names(tree)
+    found.problems[start:] = [_named(problem, names) for problem in found.problems[start:]]
+    if policy is None:
+        return None
+    prefix = f"policies.{policy.name}"
+    routes = resolved.value("routes")
+    assert isinstance(routes, Items)
+    found.origins |= origins(resolved.without("routes"), prefix)
+    for route, node in zip(policy.routes, routes.items, strict=True):
+        assert isinstance(node, Tree)
+        found.origins |= origins(node, f"{prefix}.routes.{route.name}")
+    return policy
+
+
+def _with_defaults(tree: Tree) -> Tree:
+    """Each route laid over the file's defaults."""
+    defaults, routes = tree.value("defaults"), tree.value("routes")
+    if not isinstance(defaults, Tree) or not isinstance(routes, Items):
+        return tree
+    for unknown in defaults.entries.keys() - Policy.model_fields.keys():
+        defaults = defaults.without(unknown)  # told once, where it stands
+    items = tuple(merged(defaults, item) for item in routes.items)
+    return tree.with_value("routes", Items(items, routes.origin, routes.path))
+
+
+def _route_names(tree: Tree) -> dict[str, str]:
+    """The paths of routes, by index as they are read and by name as they are shown."""
+    routes = tree.value("routes")
+    names: dict[str, str] = {}
+    for item in routes.items if isinstance(routes, Items) else ():
+        name = item.value("name") if isinstance(item, Tree) else None
+        if isinstance(name, Scalar) and name.text.replace("-", "").replace("_", "").isalnum():
+            names[item.path] = f"routes.{name.text}"
+    return names
+
+
+def _named(problem: Problem, names: Mapping[str, str]) -> Problem:
+    head, dot, tail = problem.path.partition(".")
+    return replace(problem, path=names[head] + dot + tail) if head in names else problem
+
+
+def _note_names(tree: Tree, found: _Findings) -> None:
+    """Names are unique over all files: metrics and logs carry nothing else."""
+    routes = tree.value("routes")
+    named = [("policy file", tree.value("name"))]
+    items = routes.items if isinstance(routes, Items) else ()
+    named += [("route", item.value("name")) for item in items if isinstance(item, Tree)]
+    for kind, node in named:
+        if not isinstance(node, Scalar):
+            continue
+        first = found.names.setdefault((kind, node.text), node.origin)
+        if first is not node.origin:
+            shown = SECRET if node.origin.secret else node.text
+            text = (
+                f'"{shown}" is the name of another {kind} too, at {first} (names are unique over all files)'
+            )
+            found.problems.append(Problem(node.origin, node.path, text))
+            found.ambiguous = True

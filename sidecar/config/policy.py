@@ -1,0 +1,339 @@
+"""The models of a policy file: how routes behave. Attribute names are the YAML keys."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
+
+from sidecar.config.addresses import Server, Target
+from sidecar.config.base import Model, required, section, setting
+from sidecar.config.units import (
+    Amount,
+    Attempts,
+    Count,
+    Delay,
+    Duration,
+    PositiveShare,
+    Share,
+    Size,
+    Status,
+    Switch,
+    wrong,
+)
+
+Strategy = Literal[
+    "fixed",
+    "exponential",
+    "linear",
+    "fibonacci",
+    "full_jitter",
+    "equal_jitter",
+    "decorrelated_jitter",
+    "adaptive",
+    "smart",
+]
+IDEMPOTENT: Final = ("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE")
+"""RFC 9110, 9.2.2."""
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VARIABLE: Final = re.compile(r"\{([^{}]*)\}")
+_UNMATCHED: Final = "unmatched"
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", value):
+        raise wrong(
+            '"{given}" is not a name', value, "a letter, then letters, digits, - or _; 64 characters at most"
+        )
+    if value == _UNMATCHED:
+        raise wrong('"{given}" names the requests that no route matches: choose another name', value)
+    return value
+
+
+def _method(value: str) -> str:
+    if not _TOKEN.fullmatch(value):
+        raise wrong('"{given}" is not an HTTP method', value, "write for example GET")
+    if value != value.upper():
+        raise wrong(
+            '"{given}" would match no request: methods are upper case', value, f"write {value.upper()}"
+        )
+    return value
+
+
+def _path(value: str) -> str:
+    if value == "*":
+        return value
+    if not value.startswith("/"):
+        raise wrong('"{given}" does not begin with /', value, f"write /{value}")
+    if "?" in value or "#" in value:
+        raise wrong(
+            '"{given}": the query is not part of the path', value, f"write {re.split('[?#]', value)[0]}"
+        )
+    if "*" in value[:-1]:
+        raise wrong('"{given}": * stands at the end only', value, "{name} matches one segment")
+    literal = _VARIABLE.sub("", value)
+    if "{" in literal or "}" in literal:
+        raise wrong('"{given}" has a { or } without its other half', value)
+    if re.search(r"[^\x21-\x7e]", literal):
+        raise wrong('"{given}" has characters that a path cannot have', value, "percent-encode them")
+    names = _VARIABLE.findall(value)
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise wrong('"{given}" has a variable without a valid name', value, "write for example {id}")
+    if len(set(names)) < len(names):
+        raise wrong('"{given}" has two variables of one name', value)
+    # One variable a segment: more would let a long path keep a regular expression busy.
+    if any(segment.count("{") > 1 for segment in value.split("/")):
+        raise wrong('"{given}" has two variables within one segment', value)
+    return value
+
+
+def _host(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9*._-]+|\[[0-9A-Fa-f:.]+\]", value):
+        mend = "without scheme, port and path, for example api.example.com or *.example.com"
+        raise wrong('"{given}" is not a host', value, mend)
+    return value.lower()
+
+
+def _headers(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    lines: dict[str, object] = {}
+    for name, glob in value.items():
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+            raise wrong('"{given}" is not the name of a header', name)
+        if name.lower() in lines:
+            raise wrong('"{given}" is there twice, names of headers do not tell cases apart', name)
+        if not isinstance(glob, str):
+            raise wrong('the value of "{given}" is not text', name)
+        lines[name.lower()] = glob
+    return tuple(sorted(lines.items(), key=lambda line: line[0]))
+
+
+def _one_or_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _file(value: str, info: ValidationInfo) -> str:
+    context: dict[str, Any] = info.context or {}
+    path = Path(context.get("directory", "")) / value
+    if context and not path.is_file():
+        raise wrong('"{given}" is not a file', value)
+    return str(path)
+
+
+Name = Annotated[
+    str,
+    AfterValidator(_name),
+    WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"}),
+]
+Method = Annotated[
+    str, AfterValidator(_method), WithJsonSchema({"type": "string", "pattern": "^[A-Z][A-Z0-9_-]*$"})
+]
+PathPattern = Annotated[
+    str, AfterValidator(_path), WithJsonSchema({"type": "string", "pattern": r"^(\*|/[^?#]*)$"})
+]
+HostPattern = Annotated[str, AfterValidator(_host)]
+HeaderGlobs = Annotated[
+    tuple[tuple[str, str], ...],
+    BeforeValidator(_headers),
+    PlainSerializer(dict, return_type=dict[str, str]),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
+]
+Methods = Annotated[
+    tuple[Method, ...],
+    BeforeValidator(_one_or_list),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+        }
+    ),
+]
+FileName = Annotated[str, AfterValidator(_file)]
+
+
+class Match(Model):
+    """Which requests a route is for. What is absent matches all; a request must fit all that is there."""
+
+    method: Methods = setting((), "One method or a list of them.", "GET", ["GET", "HEAD"])
+    path: PathPattern = setting(
+        "*",
+        "Path without the query, compared as it is on the wire. `{name}` matches one segment or a part of "
+        "one, `*` at the end matches any tail.",
+        "/api/v1/jobs/{id}",
+        "/static/*",
+    )
+    host: HostPattern | None = setting(
+        None, "Host without the port, in any case; `*` matches any characters.", "*.example.com"
+    )
+    headers: HeaderGlobs = setting(
+        (),
+        "Headers that must be there, each with its value; `*` matches any characters.",
+        {"x-version": "2*"},
+    )
+
+
+class Backoff(Model):
+    """How long to wait before the next attempt."""
+
+    strategy: Strategy = setting(
+        "full_jitter",
+        "How the delay grows, and where chance comes in. `full_jitter`: a random time up to the "
+        "exponential one.",
+        "decorrelated_jitter",
+    )
+    base: Delay = setting("25ms", "Delay that the strategy starts from.", "200ms")
+    max: Delay = setting("250ms", "No delay is longer, but for what a Retry-After asks.", "2s")
+
+
+class RetryOn(Model):
+    """What is worth another attempt. A list that is given replaces that list's default."""
+
+    verdicts: tuple[Literal["transient", "rate_limited"], ...] = setting(
+        ("transient", "rate_limited"),
+        "Verdicts on an answer. `transient`: 5xx, 408, 425; `rate_limited`: 429.",
+        ["transient"],
+    )
+    statuses: tuple[Status, ...] = setting(
+        (), "Statuses that count as transient on this route, whatever else they mean.", [404]
+    )
+    errors: tuple[Literal["connect", "reset", "timeout"], ...] = setting(
+        ("connect", "reset", "timeout"),
+        "Failures without an answer. `connect`: nothing was sent, so any method is repeated; "
+        "`reset`: the connection broke; `timeout`: the attempt timed out.",
+        ["connect"],
+    )
+
+
+class Budget(Model):
+    """How much retrying may add to the load of the upstream, over all routes that share the settings."""
+
+    ratio: Share = setting("20%", "Retries allowed per request, on average.", "10%")
+    min_per_second: Amount = setting("1", "Retries a second that are always allowed.", 0.2)
+
+
+class Retry(Model):
+    """Repeats an attempt that failed, where repeating is safe."""
+
+    attempts: Attempts = setting(3, "Attempts in all, the first included.", 2)
+    backoff: Backoff = section(Backoff, "The delays between attempts.")
+    on: RetryOn = section(RetryOn, "What is retried.")
+    methods: Methods = setting(
+        IDEMPOTENT,
+        "Methods that may be repeated after something was sent: by default those that RFC 9110 calls "
+        "idempotent. Any method is repeated when nothing was sent.",
+        ["GET", "HEAD", "POST"],
+    )
+    budget: Budget | None = Field(
+        default_factory=Budget, description="Limit on the share of retries; `off`: none."
+    )
+    max_body: Size = setting(
+        "1MiB",
+        "Request bodies up to this size are kept for a repetition; larger ones are sent once.",
+        "64KiB",
+    )
+    retry_after_max: Delay = setting(
+        "20s", "A Retry-After up to this is waited for; after a longer one the answer is passed on.", "5s"
+    )
+
+
+class SlowCalls(Model):
+    """Counts slow answers against the upstream."""
+
+    ratio: PositiveShare = setting("80%", "Share of slow attempts that opens the breaker.", "50%")
+    over: Duration = required("An attempt is slow when its headers take longer than this.", "5s")
+
+
+class CircuitBreaker(Model):
+    """Stops calling an upstream that keeps failing, and probes whether it is back."""
+
+    failure_ratio: PositiveShare | None = setting(
+        "50%", "Share of failed attempts within the window that opens the breaker.", "25%"
+    )
+    minimum_calls: Count = setting(10, "Attempts that the window must hold before a ratio is looked at.", 20)
+    window: Duration = setting("20s", "Time over which attempts are counted.", "1m")
+    consecutive: Count | None = setting(5, "Failures in a row that open the breaker.", 3)
+    slow_call: SlowCalls | None = setting(
+        None, "Opens the breaker for slowness too.", {"ratio": "80%", "over": "5s"}
+    )
+    open_for: Duration = setting(
+        "5s", "Time the breaker stays open at first; it doubles with each failed probing.", "10s"
+    )
+    open_max: Duration = setting("60s", "The breaker never stays open for longer than this.", "5m")
+    half_open_probes: Count = setting(
+        3, "Attempts let through to probe; when so many have succeeded the breaker closes.", 1
+    )
+    scope: Literal["upstream", "route"] = setting(
+        "upstream",
+        "Whether routes with the same settings share a breaker per upstream, or each has its own.",
+        "route",
+    )
+
+
+class ConcurrencyLimit(Model):
+    """Bounds the attempts in flight."""
+
+    max: Count = required("Attempts in flight at once.", 16)
+    queue: Duration | None = setting(
+        None, "How long a request may wait for its turn; `off`: it is refused at once.", "1s"
+    )
+
+
+class Policy(Model):
+    """What can be done for a route. A key that is absent or `off` costs nothing."""
+
+    deadline: Duration | None = setting(
+        None, "Time for the whole request, all attempts and waits included.", "30s"
+    )
+    attempt_timeout: Duration | None = setting(
+        None, "Time for one attempt, up to the response headers.", "3s"
+    )
+    idle: Duration | None = setting(
+        "5m", "Longest silence within a response body before it is given up.", "30s", "off"
+    )
+    retry: Retry | None = setting(None, "Retries: `{}` for the defaults.", {"attempts": 2})
+    circuit_breaker: CircuitBreaker | None = setting(
+        None, "Circuit breaker: `{}` for the defaults.", {"consecutive": 3}
+    )
+    concurrency_limit: ConcurrencyLimit | None = setting(
+        None, "Limit on concurrency.", {"max": 16, "queue": "1s"}
+    )
+
+
+class Route(Policy):
+    """Some requests, and what is done for them. Keys that are absent come from the file's `defaults`."""
+
+    name: Name = required("Unique over all policy files: the route's label in metrics and logs.", "matching")
+    match: Match = section(Match, "Which requests it is for. The first route that matches wins.")
+
+
+class Tls(Model):
+    """TLS to the upstream. File names are relative to the policy file."""
+
+    ca: FileName | None = setting(None, "File of certificates to trust instead of the system's.", "ca.pem")
+    cert: FileName | None = setting(None, "File of the client certificate.", "client.pem")
+    key: FileName | None = setting(None, "File of its private key.", "client.key")
+    verify: Switch = setting(True, "Whether the upstream's certificate is checked.", False)
+
+
+class PolicyFile(Model):
+    """A policy file: one upstream, and the routes to it. Once loaded, `defaults` are part of each route."""
+
+    name: Name = required("Unique over all policy files.", "nextvision")
+    direction: Literal["ingress"] = setting(
+        "ingress", "Which way the requests go: `ingress`, from clients to the app.", "ingress"
+    )
+    upstream: Server | None = setting(
+        None, "Where the requests go. Absent: to `app.url`.", "https://api.example.com"
+    )
+    connect_to: Target | None = setting(
+        None, "Address to connect to, whatever the upstream's name resolves to.", "10.0.0.7:443"
+    )
+    tls: Tls = section(Tls, "TLS to an https upstream.")
+    defaults: Policy = section(Policy, "Policy keys merged under those of every route.")
+    routes: Annotated[tuple[Route, ...], Field(min_length=1)] = required(
+        "In order: the first that matches wins.", [{"name": "all", "deadline": "30s"}]
+    )

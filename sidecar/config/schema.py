@@ -1,0 +1,202 @@
+"""The models of sidecar.yaml: where things are. Attribute names are the YAML keys.
+
+Those of policy files are in `sidecar.config.policy`; all are imported from here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr, WithJsonSchema
+
+from sidecar.config.addresses import Address, Cidr, Listener, Network, Server, Url
+from sidecar.config.base import Model, section, setting
+from sidecar.config.policy import (
+    IDEMPOTENT,
+    Backoff,
+    Budget,
+    CircuitBreaker,
+    ConcurrencyLimit,
+    Match,
+    Policy,
+    PolicyFile,
+    Retry,
+    RetryOn,
+    Route,
+    SlowCalls,
+    Tls,
+)
+from sidecar.config.units import Count, Delay, Duration, Size, Switch, wrong
+
+__all__ = [
+    "IDEMPOTENT",
+    "Address",
+    "Admin",
+    "App",
+    "Backoff",
+    "Budget",
+    "CircuitBreaker",
+    "ConcurrencyLimit",
+    "Config",
+    "Environment",
+    "Environments",
+    "Limits",
+    "Listen",
+    "Logging",
+    "Match",
+    "Metrics",
+    "Model",
+    "Network",
+    "Policy",
+    "PolicyFile",
+    "Retry",
+    "RetryOn",
+    "Route",
+    "Settings",
+    "SlowCalls",
+    "Tls",
+    "Trusted",
+    "Url",
+]
+
+Environment = Literal["development", "testing", "staging", "production"]
+
+
+def _health(value: str) -> str:
+    if not value.startswith("/"):
+        raise wrong('"{given}" is not a path of the app', value, "write for example /health")
+    if re.search(r"[^\x21-\x7e]", value):
+        raise wrong('"{given}" has characters that a path cannot have', value)
+    return value
+
+
+def _namespace(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise wrong('"{given}" cannot begin the name of a metric', value, "letters, digits and _")
+    return value
+
+
+def _token(value: object) -> object:
+    return None if value == "" else value
+
+
+HealthPath = Annotated[str, AfterValidator(_health), WithJsonSchema({"type": "string", "pattern": "^/"})]
+Namespace = Annotated[
+    str, AfterValidator(_namespace), WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"})
+]
+Token = Annotated[
+    SecretStr | None,
+    BeforeValidator(_token),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]}),
+]
+
+
+class App(Model):
+    """The app that the sidecar stands beside."""
+
+    url: Server = setting("http://127.0.0.1:8000", "Where the app listens.", "unix:/run/app.sock")
+    health: HealthPath | None = setting(
+        None,
+        "Path that is polled to tell whether the app is up; absent: a connection must succeed.",
+        "/health",
+    )
+
+
+class Listen(Model):
+    """Where the sidecar listens: `host:port`, `[ipv6]:port` or `unix:/path`; port 0 is any free one."""
+
+    ingress: Listener = setting("127.0.0.1:8080", "Clients of the app connect here.", "0.0.0.0:8080")
+    admin: Listener = setting(
+        "127.0.0.1:9901",
+        "Health and metrics. Elsewhere than on loopback it takes `admin.token`.",
+        "0.0.0.0:9901",
+    )
+
+
+class Admin(Model):
+    """The admin listener."""
+
+    token: Token = setting(
+        None,
+        "Token that acting on the admin listener takes; required when it is not on loopback.",
+        "${SIDECAR_ADMIN_TOKEN:-}",
+    )
+
+
+class Logging(Model):
+    """Logs, on standard output."""
+
+    format: Literal["json", "console"] = setting(
+        "json", "One JSON object a line, or text for people.", "console"
+    )
+    level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "What is less severe is not logged. The variable LOG_LEVEL goes before this.", "debug"
+    )
+    access: Switch = setting(True, "Whether each request is logged.", False)
+
+
+class Metrics(Model):
+    """Prometheus metrics."""
+
+    namespace: Namespace = setting("nextvision", "First part of all metric names.", "sidecar")
+
+
+class Limits(Model):
+    """What one client, and all clients together, may ask of the sidecar."""
+
+    head: Size = setting("32KiB", "Largest request head: request line and headers.", "16KiB")
+    body: Size | None = setting(None, "Largest request body, streamed ones too; `off`: any size.", "50MiB")
+    connections: Count = setting(4096, "Client connections open at once.", 1000)
+    header_timeout: Duration = setting("10s", "Time for a request head to arrive.", "5s")
+    idle: Duration = setting("75s", "Time that an unused client connection is kept open.", "30s")
+    drain: Delay = setting(
+        "30s", "Time for requests in flight to end when the sidecar is told to stop.", "10s"
+    )
+
+
+class Trusted(Model):
+    """Whom the sidecar believes."""
+
+    proxies: tuple[Cidr, ...] = setting(
+        (),
+        "Networks whose Forwarded and X-Forwarded-* headers count, and whose X-Request-ID is kept.",
+        ["10.0.0.0/8"],
+    )
+
+
+class Settings(Model):
+    """All that can differ between environments."""
+
+    app: App = section(App, "The app that the sidecar stands beside.")
+    listen: Listen = section(Listen, "Addresses the sidecar listens on.")
+    policies: tuple[str, ...] = setting(
+        (), "Policy files, relative to this file; * and ** are wildcards.", ["policies/*.yaml"]
+    )
+    admin: Admin = section(Admin, "The admin listener.")
+    logging: Logging = section(Logging, "Logs.")
+    metrics: Metrics = section(Metrics, "Prometheus metrics.")
+    limits: Limits = section(Limits, "Limits on clients.")
+    trusted: Trusted = section(Trusted, "Whom the sidecar believes.")
+
+
+class Environments(Model):
+    """What differs per environment: merged over the rest of the file."""
+
+    development: Settings = section(Settings, "In development.")
+    testing: Settings = section(Settings, "In testing.")
+    staging: Settings = section(Settings, "In staging.")
+    production: Settings = section(Settings, "In production.")
+
+
+class Config(Settings):
+    """sidecar.yaml. Once loaded, `environments` is empty: what it said is merged into the rest."""
+
+    environment: Environment = setting(
+        "development",
+        "Which of `environments` applies. The variable NEXTVISION_ENV goes before this.",
+        "production",
+    )
+    environments: Environments | None = setting(
+        None, "Mappings merged over the rest of the file, by name of the environment.", {"production": {}}
+    )

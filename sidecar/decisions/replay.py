@@ -1,0 +1,120 @@
+"""Whether a failed attempt may be repeated.
+
+The facts that decide, in the order in which they are asked (and in which a refusal is explained):
+was that kind of failure listed, are attempts left, is the method safe to repeat, is the body still
+there, does the upstream's own wish fit, does the wait fit into the time left. The budget is not
+asked here: it is the last word, and pays only for a retry that all the rest allows.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from sidecar.decisions.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""RFC 9110, 9.2.2: several identical requests are meant to have the effect of one."""
+
+_QUOTA: Final = Verdict.QUOTA
+
+
+class Replay(Enum):
+    """GO, or the reason why not; the values are the words of the decision trail."""
+
+    GO = "go"
+    NOT_LISTED = "not_listed"
+    """Not a failure, or none that the route retries."""
+    ATTEMPTS = "attempts"
+    """All attempts are used up."""
+    METHOD = "method"
+    """The upstream may have acted already, and the method does not say that twice is as good as once."""
+    NOT_REPLAYABLE = "not_replayable"
+    """The request body is gone."""
+    RETRY_AFTER_TOO_LONG = "retry_after_too_long"
+    """The upstream asks for more patience than the route has."""
+    DEADLINE = "deadline"
+    """The wait would end when nobody waits for the answer any more."""
+
+
+def wait_before(delay: float, retry_after: float | None) -> float:
+    """Seconds to wait: the back-off's `delay`, and no less than the upstream asks for."""
+    return delay if retry_after is None or retry_after < delay else retry_after
+
+
+class RetryRule:
+    """The retry settings of a route, ready to judge.
+
+    `attempts` counts the first one. `methods` are those that may be repeated after something was
+    sent. `errors` holds `UpstreamError.reason` names. `retry_after_max` in seconds.
+    """
+
+    __slots__ = ("_errors", "_methods", "_statuses", "_verdicts", "attempts", "retry_after_max")
+
+    def __init__(
+        self,
+        attempts: int,
+        methods: Iterable[str] = IDEMPOTENT,
+        verdicts: Iterable[Verdict] = (Verdict.TRANSIENT, Verdict.RATE_LIMITED),
+        statuses: Iterable[int] = (),
+        errors: Iterable[str] = ("connect", "reset", "timeout"),
+        retry_after_max: float = 20.0,
+    ) -> None:
+        self.attempts = attempts
+        self.retry_after_max = retry_after_max
+        self._methods = frozenset(methods)
+        # A tuple: `in` finds members by identity, a set would call Enum's slow __hash__.
+        self._verdicts = tuple(verdicts)
+        self._statuses = frozenset(statuses)
+        self._errors = frozenset(errors)
+
+    def listed(self, reason: str | None, verdict: Verdict | None, status: int) -> bool:
+        """Whether the route retries such an end of an attempt at all.
+
+        `reason` is the error's, where there was one; else `verdict` and `status` are the answer's. A
+        listed status is retried whatever its verdict, but for `quota`: no repetition mends that.
+        """
+        if reason is not None:
+            return reason in self._errors
+        if verdict is _QUOTA:
+            return False
+        return verdict in self._verdicts or status in self._statuses
+
+    def judge(
+        self,
+        *,
+        method: str,
+        reason: str | None,
+        verdict: Verdict | None,
+        status: int,
+        attempts: int,
+        nothing_sent: bool,
+        replayable: bool,
+        delay: float,
+        retry_after: float | None,
+        time_left: float | None,
+    ) -> Replay:
+        """What to do after attempt number `attempts` ended as `reason`, `verdict` and `status` tell.
+
+        `nothing_sent`: no byte of the request left, so any method may be repeated. `replayable`: the
+        body is all still held, or untouched. `delay` (the back-off's), `retry_after` (None: not
+        asked for) and `time_left` to the deadline (None: there is none) are seconds.
+        """
+        if not self.listed(reason, verdict, status):
+            return Replay.NOT_LISTED
+        if attempts >= self.attempts:
+            return Replay.ATTEMPTS
+        if not nothing_sent and method not in self._methods:
+            return Replay.METHOD
+        if not replayable:
+            return Replay.NOT_REPLAYABLE
+        if retry_after is not None:
+            if retry_after > self.retry_after_max:
+                return Replay.RETRY_AFTER_TOO_LONG
+            delay = wait_before(delay, retry_after)
+        if time_left is not None and delay >= time_left:
+            return Replay.DEADLINE
+        return Replay.GO

@@ -1,0 +1,99 @@
+"""`sidecar demo`: the same traffic to the sample app with and without the sidecar, while things break.
+
+All of it is real: the app, the fake providers and the sidecar are processes of their own, the requests
+go over loopback sockets, and the figures printed are those measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from sidecar.demo.acts import ACTS, Result, perform
+from sidecar.demo.load import Payloads, trickle
+from sidecar.demo.processes import DemoError, Stage, examples
+from sidecar.demo.table import HEADING, NOTE, addresses, rows
+
+NEEDED = {
+    "fastapi": "fastapi",
+    "uvicorn": "uvicorn",
+    "requests": "requests",
+    "python_multipart": "python-multipart",
+}
+"""Modules that the sample app imports, and the names they are installed by."""
+
+
+def run(once: bool) -> int:
+    """Runs the acts; then, unless `once`, keeps everything running until Ctrl-C.
+
+    Returns the exit code: 0; 1 when the sidecar's clients saw more failures than the others in any
+    act, or a process did not start or end as it should; 2 when the demo's packages are not installed.
+    """
+    missing = [name for module, name in NEEDED.items() if find_spec(module) is None]
+    if missing:
+        _complain(f"the demo needs {', '.join(missing)}: pip install 'nextvision-sidecar[demo]'")
+        return 2
+    try:
+        complaints = asyncio.run(_run(once))
+    except KeyboardInterrupt:
+        complaints = ["interrupted while it was stopping"]
+    except DemoError as error:
+        complaints = [str(error)]
+    for complaint in complaints:
+        _complain(complaint)
+    return 1 if complaints else 0
+
+
+async def _run(once: bool) -> list[str]:
+    """Returns all there is to complain of."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with tempfile.TemporaryDirectory(prefix="sidecar-demo-") as directory:
+        sample = examples()
+        stage = Stage(Path(directory), sample)
+        results: list[Result] = []
+        complaints: list[str] = []
+        try:
+            await stage.start()
+            payloads = Payloads(sample / "payloads")
+            _say(HEADING)
+            for act in ACTS:
+                result = await perform(act, stage, payloads)
+                results.append(result)
+                _say(rows(result))
+            _say(NOTE)
+            if not once:
+                _say(addresses(stage, sample))
+                await trickle(stage.sidecar_url, payloads)
+        except asyncio.CancelledError:
+            if once:
+                complaints.append("interrupted")
+        except DemoError as error:
+            complaints.append(str(error))
+        finally:
+            complaints += await stage.stop()
+    return complaints + _worse(results)
+
+
+def _worse(results: list[Result]) -> list[str]:
+    """The acts in which the sidecar did harm."""
+    return [
+        f'in "{result.act.title}" clients of the sidecar saw {result.beside.failures} failures, '
+        f"the others {result.bare.failures}"
+        for result in results
+        if result.beside.failures > result.bare.failures
+    ]
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"sidecar demo: {text}\n")

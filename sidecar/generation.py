@@ -1,0 +1,54 @@
+"""A configuration, compiled: which handler serves which request. Swapped whole on reload."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sidecar.config.schema import Route
+from sidecar.pipeline import Handler, Place, Services, compile_pipeline
+from sidecar.routing import Matcher
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sidecar.config.schema import PolicyFile
+    from sidecar.exchange import Exchange
+    from sidecar.upstreams.pool import Upstream
+
+UNMATCHED: Final = "unmatched"
+"""Name of the route for requests that no other matches: passed through, observed."""
+
+# The schema keeps users from giving a route this name, and a copy is not validated.
+_UNMATCHED_ROUTE: Final = Route(name="any").model_copy(update={"name": UNMATCHED})
+
+
+class Generation:
+    """The routes of one configuration and their pipelines."""
+
+    def __init__(
+        self,
+        policies: Sequence[PolicyFile],
+        upstreams: Mapping[str, Upstream],
+        app: Upstream,
+        services: Services,
+    ) -> None:
+        """`upstreams` by the name of the policy file."""
+        routes = [(policy, route) for policy in policies for route in policy.routes]
+        self._match = Matcher([route.match for _, route in routes]).match
+        self._names = [route.name for _, route in routes]
+        self._handlers = [_compile(route, upstreams[policy.name], services) for policy, route in routes]
+        self._unmatched = _compile(_UNMATCHED_ROUTE, app, services)
+
+    def route(self, exchange: Exchange) -> Handler:
+        """The handler of an exchange, which gets the name of its route."""
+        request = exchange.request
+        index = self._match(request.method, request.host, request.path, request.headers)
+        if index is None:
+            return self._unmatched
+        exchange.route = self._names[index]
+        return self._handlers[index]
+
+
+def _compile(route: Route, upstream: Upstream, services: Services) -> Handler:
+    place = Place(route=route, upstream=upstream.name, services=services)
+    return compile_pipeline(place, upstream.handler(route.idle))

@@ -1,0 +1,192 @@
+"""Heads that are plainly valid, read line by line with a memory; all others are left to llhttp.
+
+Most heads are made of lines that were seen before, and most clients send the same block of lines each
+time. Reading such a head takes one or two dictionary look-ups, where llhttp calls back for each line.
+What is remembered was checked against the grammar of RFC 9112 first, more narrowly than llhttp does:
+a line that fits no rule below makes the answer None, and llhttp has the last word on that head.
+
+Both memories are bounded by count and size, and forgotten whole when full.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from sidecar.headers import Kind, Line
+
+MOST: Final = 1024
+"""Lines, blocks and start lines remembered, each."""
+LONGEST: Final = 2048
+"""Bytes of what is remembered; longer heads are read by llhttp."""
+
+_FIELD: Final = re.compile(
+    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)[ \t]*"
+)
+"""field-line (RFC 9112, 5; RFC 9110, 5.5): no white space before the colon, no control characters."""
+_REQUEST: Final = re.compile(rb"([A-Z]+) (/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*) HTTP/1\.1")
+"""request-line in origin form (RFC 9112, 3), of the characters a path and a query have (RFC 3986)."""
+_STATUS: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) ([\t\x20-\x7e\x80-\xff]*)")
+_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+_AUTHORITY: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
+class Block:
+    """The header lines of a head."""
+
+    __slots__ = ("headers", "host", "keep_alive", "length", "ours", "plain")
+
+    def __init__(
+        self,
+        headers: tuple[Line, ...],
+        ours: tuple[Line, ...],
+        host: bytes | None,
+        length: int | None,
+        *,
+        keep_alive: bool,
+    ) -> None:
+        self.headers = headers
+        self.ours = ours
+        """Those that the sidecar judges and replaces."""
+        self.host = host
+        self.length = length
+        """Content-Length; None where there is none."""
+        self.keep_alive = keep_alive
+        self.plain = b"".join([line.wire for line in headers if line.kind is Kind.PLAIN])
+        """The lines that are forwarded as they are."""
+
+
+class StartLine:
+    """A request line: what a `Request` needs of it."""
+
+    __slots__ = ("method", "path", "query", "target")
+
+    def __init__(self, method: str, target: bytes) -> None:
+        self.method = method
+        self.target = target
+        path, _, query = target.partition(b"?")
+        self.path = path.decode("latin-1")
+        self.query = query
+
+
+class _Blocks:
+    """What both directions share: the memory of lines and of blocks of lines."""
+
+    __slots__ = ("_blocks", "_kinds", "_lines")
+
+    def __init__(self, kinds: Mapping[bytes, Kind]) -> None:
+        self._kinds = kinds
+        self._lines: dict[bytes, Line] = {}
+        self._blocks: dict[bytes, Block | None] = {}
+
+    def block(self, raw: bytes) -> Block | None:
+        """The block of header lines `raw` (each without its end, joined by CRLF); None: llhttp's affair."""
+        try:
+            return self._blocks[raw]
+        except KeyError:
+            pass
+        block = self._read(raw)
+        # Ids differ on each request: such blocks would only push out the others.
+        if len(raw) <= LONGEST and (block is None or not block.ours):
+            if len(self._blocks) >= MOST:
+                self._blocks.clear()
+            self._blocks[raw] = block
+        return block
+
+    def _line(self, raw: bytes) -> Line | None:
+        match = _FIELD.fullmatch(raw)
+        if match is None:
+            return None
+        line = Line(match[1], match[2], self._kinds)
+        if len(raw) <= LONGEST:
+            if len(self._lines) >= MOST:
+                self._lines.clear()
+            self._lines[raw] = line
+        return line
+
+    def _read(self, raw: bytes) -> Block | None:
+        headers: list[Line] = []
+        ours: list[Line] = []
+        host: bytes | None = None
+        length: int | None = None
+        keep_alive = True
+        known = self._lines.get
+        plain = Kind.PLAIN
+        for raw_line in raw.split(b"\r\n"):
+            line = known(raw_line) or self._line(raw_line)
+            if line is None:
+                return None
+            headers.append(line)
+            kind = line.kind
+            if kind is plain:
+                continue
+            if kind is Kind.OURS:
+                ours.append(line)
+            elif kind is Kind.HOST:
+                if host is not None or not _AUTHORITY.fullmatch(line.value):
+                    return None
+                host = line.value
+            elif kind is Kind.FRAMING:
+                if line.name != b"content-length" or length is not None or not _DIGITS.fullmatch(line.value):
+                    return None
+                length = int(line.value)
+            elif kind is Kind.CONNECTION:
+                if line.nominates or b"upgrade" in line.tokens:
+                    return None
+                keep_alive = keep_alive and b"close" not in line.tokens
+            elif kind is not Kind.HOP:
+                return None
+        return Block(tuple(headers), tuple(ours), host, length, keep_alive=keep_alive)
+
+
+class RequestHeads(_Blocks):
+    """Reads request heads; one for all connections of a listener."""
+
+    __slots__ = ("_starts",)
+
+    def __init__(self, kinds: Mapping[bytes, Kind]) -> None:
+        super().__init__(kinds)
+        self._starts: dict[bytes, StartLine | None] = {}
+
+    def start(self, raw: bytes) -> StartLine | None:
+        """The request line `raw`; None: llhttp's affair."""
+        try:
+            return self._starts[raw]
+        except KeyError:
+            pass
+        match = _REQUEST.fullmatch(raw)
+        start = None
+        if match is not None:
+            method = match[1].decode("ascii")
+            if method in METHODS:
+                start = StartLine(method, match[2])
+        if len(raw) <= LONGEST:
+            if len(self._starts) >= MOST:
+                self._starts.clear()
+            self._starts[raw] = start
+        return start
+
+
+class ResponseHeads(_Blocks):
+    """Reads response heads; one for all connections to an upstream."""
+
+    __slots__ = ("_statuses",)
+
+    def __init__(self, kinds: Mapping[bytes, Kind]) -> None:
+        super().__init__(kinds)
+        self._statuses: dict[bytes, tuple[int, bytes]] = {}
+
+    def status(self, raw: bytes) -> tuple[int, bytes] | None:
+        """Status and reason of the status line `raw`; None: llhttp's affair."""
+        known = self._statuses.get(raw)
+        if known is not None:
+            return known
+        match = _STATUS.fullmatch(raw)
+        if match is None:
+            return None
+        if len(self._statuses) >= MOST:
+            self._statuses.clear()
+        status = self._statuses[raw] = (int(match[1]), match[2])
+        return status

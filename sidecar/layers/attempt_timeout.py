@@ -1,0 +1,70 @@
+"""The one timer: an attempt may take what its policy gives it, or what is left to the deadline.
+
+Must be below `circuit_breaker`, which counts the timeout, and around everything that an attempt may
+wait for: connecting, sending, the response headers. It cancels the attempt only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from sidecar.decisions.verdict import Verdict
+from sidecar.errors import AttemptTimeout, DeadlineExceeded
+
+if TYPE_CHECKING:
+    from sidecar.exchange import Exchange, Response
+    from sidecar.pipeline import Handler, Layer, Place
+
+
+class _Expiry:
+    """Cancels the attempt's task, and remembers that it did."""
+
+    __slots__ = ("fired", "task")
+
+    def __init__(self, task: asyncio.Task[object]) -> None:
+        self.task = task
+        self.fired = False
+
+    def __call__(self) -> None:
+        self.fired = True
+        self.task.cancel()
+
+
+def layer(place: Place) -> Layer | None:
+    own = place.route.attempt_timeout
+    if own is None and place.route.deadline is None:
+        return None
+    clock = place.services.clock
+    cells = place.services.metrics.upstream(place.upstream)
+    current_task = asyncio.current_task
+
+    def around(inner: Handler) -> Handler:
+        async def attempt_timeout(exchange: Exchange) -> Response:
+            now = exchange.attempt_started = clock.now()
+            at = exchange.deadline
+            if at is None or (own is not None and now + own < at):
+                assert own is not None
+                at = now + own
+            elif at <= now:
+                raise DeadlineExceeded
+            task = current_task()
+            assert task is not None
+            expiry = _Expiry(task)
+            timer = clock.arm(at, expiry)
+            try:
+                return await inner(exchange)
+            except asyncio.CancelledError:
+                # As asyncio.timeout does: only a cancellation that is all ours becomes an error.
+                if expiry.fired and task.uncancel() == 0:
+                    exchange.upstream_seconds = seconds = clock.now() - now
+                    exchange.verdict = Verdict.TRANSIENT
+                    cells.attempt(Verdict.TRANSIENT, seconds)
+                    raise AttemptTimeout(f"no response within {seconds:.3g} s") from None
+                raise
+            finally:
+                timer.cancel()
+
+        return attempt_timeout
+
+    return around

@@ -1,0 +1,120 @@
+"""Stops calling an upstream that fails, and lets single probes find out when it is back.
+
+Must be above `attempt_timeout`, so that it sees timeouts, and below `retry`, so that attempts are
+judged singly. A permit ends when the body does: a response that breaks off is a failure. Those that
+may last for hours, tunnels and event streams, end theirs at the headers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.decisions.verdict import OUTCOMES, Outcome, Verdict
+from sidecar.errors import CircuitOpen, UpstreamError
+from sidecar.exchange import End, Stream
+from sidecar.telemetry.log import get_logger
+
+if TYPE_CHECKING:
+    from sidecar.clock import Clock
+    from sidecar.decisions.breaker import Permit
+    from sidecar.exchange import Exchange, Response
+    from sidecar.pipeline import Handler, Layer, Place
+    from sidecar.telemetry.metrics import BreakerCells
+
+
+class _Account:
+    """A breaker together with those who are told what it does."""
+
+    __slots__ = ("_cells", "_clock", "_log", "_scope", "breaker")
+
+    def __init__(self, scope: str, cells: BreakerCells, clock: Clock) -> None:
+        self.breaker = cells.breaker
+        self._scope = scope
+        self._cells = cells
+        self._clock = clock
+        self._log = get_logger("sidecar.circuit_breaker")
+
+    def end(self, permit: Permit, outcome: Outcome, elapsed: float) -> None:
+        self.breaker.end(permit, outcome, self._clock.now(), elapsed)
+        if outcome is not Outcome.SUCCESS or permit.label != "closed":
+            self.look()
+
+    def look(self) -> None:
+        """Counts and logs a transition, if the last step was one."""
+        transition = self._cells.look()
+        if transition is not None:
+            self._log.warning(
+                "circuit breaker",
+                scope=self._scope,
+                state=transition.target.value,
+                before=transition.source.value,
+                reason=transition.reason.value,
+            )
+
+
+class _Ending:
+    """Ends a permit together with a body that is still streaming."""
+
+    __slots__ = ("account", "elapsed", "outcome", "permit")
+
+    def __init__(self, account: _Account, permit: Permit, outcome: Outcome, elapsed: float) -> None:
+        self.account = account
+        self.permit = permit
+        self.outcome = outcome
+        self.elapsed = elapsed
+
+    def __call__(self, end: End) -> None:
+        outcome = Outcome.FAILURE if end is End.BROKEN else self.outcome
+        self.account.end(self.permit, outcome, self.elapsed)
+
+
+def _endless(response: Response) -> bool:
+    """An event stream may last for hours: as a probe it would keep everybody else out."""
+    kind = response.header(b"content-type")
+    return kind is not None and kind.startswith(b"text/event-stream")
+
+
+def layer(place: Place) -> Layer | None:
+    settings = place.route.circuit_breaker
+    if settings is None:
+        return None
+    clock = place.services.clock
+    scope, breaker, watched = place.services.state.breaker(place.upstream, place.route.name, settings)
+    cells = place.services.metrics.route(place.route.name, place.upstream)
+    account = _Account(scope, watched, clock)
+    ok = Verdict.OK
+
+    def around(inner: Handler) -> Handler:
+        async def circuit_breaker(exchange: Exchange) -> Response:
+            started = clock.now()
+            permit = breaker.acquire(started)
+            if permit is None:
+                exchange.breaker = breaker.state(started).value
+                exchange.note("circuit_breaker", "rejected")
+                cells.breaker_rejected()
+                raise CircuitOpen(f"{scope} failed repeatedly", retry_after=breaker.retry_after(started))
+            exchange.breaker = label = permit.label
+            if label != "closed":
+                account.look()
+            try:
+                response = await inner(exchange)
+            except UpstreamError:
+                account.end(permit, Outcome.FAILURE, clock.now() - started)
+                raise
+            except BaseException:
+                account.end(permit, Outcome.IGNORE, clock.now() - started)
+                raise
+            now = exchange.attempt_started + exchange.upstream_seconds  # when its headers came
+            verdict = response.verdict
+            outcome = Outcome.SUCCESS if verdict is ok or verdict is None else OUTCOMES[verdict]
+            if isinstance(response.body, Stream) and not _endless(response):
+                response.on_end(_Ending(account, permit, outcome, now - started))
+            elif verdict is ok and label == "closed":
+                breaker.end(permit, outcome, now, now - started)
+            else:
+                account.end(permit, outcome, now - started)
+            return response
+
+        return circuit_breaker
+
+    return around

@@ -1,0 +1,246 @@
+"""The ingress listener: clients in front, the app's routes behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sidecar.config.addresses import Address, Network
+from sidecar.errors import ClientError
+from sidecar.headers import REQUEST_KINDS, Kind, Lines
+from sidecar.heads import RequestHeads
+from sidecar.listeners.parser import Incoming, RequestParser
+from sidecar.listeners.protocol import ServerProtocol
+
+if TYPE_CHECKING:
+    from sidecar.clock import Clock, Ids
+    from sidecar.exchange import Exchange
+    from sidecar.pipeline import Handler
+    from sidecar.telemetry.metrics import ListenerCells
+
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
+_TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+"""W3C Trace Context, 3.2.2; later versions may append fields (3.2.4)."""
+FORWARDED: Final = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n"
+_NO_TRACE: Final = b"0" * 32
+_NO_SPAN: Final = b"0" * 16
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may ask of the listener. Sizes in bytes, times in seconds."""
+
+    head: int
+    body: int | None
+    connections: int
+    header_timeout: float
+    idle: float
+    drain: float
+
+
+class Listener:
+    """A listening address, and the connections that came in by it."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        route: Callable[[Exchange], Handler],
+        *,
+        clock: Clock,
+        ids: Ids,
+        cells: ListenerCells,
+        trusted: Sequence[Network] = (),
+        on_refused: Callable[[str, ClientError], None] | None = None,
+        scheme: str = "http",
+    ) -> None:
+        self.limits = limits
+        self.route = route
+        """Finds the handler of an exchange, and names its route."""
+        self.clock = clock
+        self.loop = asyncio.get_running_loop()
+        self.draining = False
+        self._ids = ids
+        self._cells = cells
+        self._trusted = trusted
+        self._on_refused = on_refused
+        self._scheme = scheme
+        self._lines = Lines(REQUEST_KINDS)
+        self._heads = RequestHeads(REQUEST_KINDS)
+        self._connections: set[ServerProtocol] = set()
+        self._server: asyncio.Server | None = None
+        self._emptied: asyncio.Event = asyncio.Event()
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def start(self, address: Address) -> Address:
+        """Binds; returns the address with its real port. Raises `OSError`."""
+        loop = asyncio.get_running_loop()
+        if address.unix is not None:
+            self._server = await loop.create_unix_server(lambda: ServerProtocol(self), address.unix)
+            return address
+        self._server = await loop.create_server(
+            lambda: ServerProtocol(self), address.host, address.port, backlog=1024, reuse_address=True
+        )
+        return Address(address.host, self._server.sockets[0].getsockname()[1])
+
+    def stop_accepting(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def drain(self) -> int:
+        """Lets what is in flight finish, at most `limits.drain` seconds; returns how many were cut off."""
+        self.draining = True
+        self.stop_accepting()
+        for connection in tuple(self._connections):
+            connection.shut_down()
+        if self._connections:
+            timer = self.clock.arm(self.clock.now() + self.limits.drain, self._emptied.set)
+            await self._emptied.wait()
+            timer.cancel()
+        cut = len(self._connections)
+        for connection in tuple(self._connections):
+            connection.abort()
+        return cut
+
+    def sweep(self, now: float) -> None:
+        """Called about once a second: ends connections whose client is too slow."""
+        for connection in tuple(self._connections):
+            connection.check(now)
+
+    # -- called by connections -------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    def parser(self, on_body_end: Callable[[Incoming], None]) -> RequestParser:
+        return RequestParser(
+            self._lines,
+            self._heads,
+            scheme=self._scheme,
+            max_head=self.limits.head,
+            max_body=self.limits.body,
+            on_body_end=on_body_end,
+        )
+
+    def admit(self, connection: ServerProtocol) -> bool:
+        """Takes a connection in; False when there are too many, or the listener is closing."""
+        if self.draining or len(self._connections) >= self.limits.connections:
+            self._cells.refused += 1
+            return False
+        self._connections.add(connection)
+        self._cells.accepted += 1
+        self._cells.active += 1
+        transport = connection.transport
+        peer = transport.get_extra_info("peername") if transport is not None else None
+        connection.peer = peer[0] if isinstance(peer, tuple) else "unix"
+        connection.trusted = self._trusts(connection.peer)
+        return True
+
+    def forget(self, connection: ServerProtocol) -> None:
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self._cells.active -= 1
+        if self.draining and not self._connections:
+            self._emptied.set()
+
+    def refused(self, error: ClientError, peer: str) -> None:
+        """Bytes that were not a request were answered with `error`."""
+        self._cells.bad_requests += 1
+        if self._on_refused is not None:
+            self._on_refused(peer, error)
+
+    def request_id(self) -> str:
+        """An id for what never became a request."""
+        return self._ids.request_id()
+
+    # -- who is asking -------------------------------------------------------------------------
+
+    def identify(self, exchange: Exchange, connection: ServerProtocol) -> None:
+        """Settles the ids of an exchange, its client, and what the upstream is told of them."""
+        request = exchange.request
+        peer = connection.peer
+        forwarded_for = proto = host = b""
+        forwarded: list[bytes] = []
+        trusted = connection.trusted
+        request_id = ""
+        for line in request.headers if request.ours is None else request.ours:
+            if line.kind is not Kind.OURS:
+                continue
+            name = line.name
+            if name == b"x-request-id":
+                if _REQUEST_ID.fullmatch(line.value):
+                    request_id = line.value.decode("ascii")
+            elif name == b"traceparent":
+                exchange.traceparent = parse_traceparent(line.value)
+            elif not trusted:
+                continue
+            elif name == b"x-forwarded-for":
+                forwarded_for = forwarded_for + b", " + line.value if forwarded_for else line.value
+            elif name == b"x-forwarded-proto":
+                proto = line.value
+            elif name == b"x-forwarded-host":
+                host = line.value
+            else:
+                forwarded.append(line.value)
+        exchange.request_id = request_id = request_id or self._ids.request_id()
+        exchange.id_line = b"X-Request-ID: %b\r\n" % request_id.encode()
+        if not request.http10:  # which knows no 1xx (RFC 9110, 15.2)
+            exchange.informational = connection.informational
+        if not trusted:
+            exchange.forwarded = connection.forwarded_for(request.host)
+            return
+        address = peer.encode()
+        if forwarded_for:
+            exchange.client = self._client(forwarded_for, peer)
+            address = forwarded_for + b", " + address
+        exchange.forwarded = FORWARDED % (address, proto or self._scheme.encode(), host or request.host)
+        if forwarded:
+            ours = b"for=%b;host=%b;proto=%b" % (_node(peer), _quoted(request.host), self._scheme.encode())
+            exchange.forwarded += b"Forwarded: %b\r\n" % b", ".join([*forwarded, ours])
+
+    def forwarded(self, peer: str, host: bytes) -> bytes:
+        """The lines for a client whose own word does not count."""
+        return FORWARDED % (peer.encode(), self._scheme.encode(), host)
+
+    def _client(self, chain: bytes, peer: str) -> str:
+        """The last address that no trusted proxy has: what stands before it anybody could have written."""
+        client = peer
+        for hop in reversed(chain.split(b",")):
+            client = hop.strip(b" \t").decode("latin-1")
+            if not self._trusts(client):
+                break
+        return client
+
+    def _trusts(self, address: str) -> bool:
+        if not self._trusted:
+            return False
+        with contextlib.suppress(ValueError):
+            ip = ipaddress.ip_address(address)
+            return any(ip in network for network in self._trusted)
+        return False
+
+
+def parse_traceparent(value: bytes) -> tuple[bytes, bytes] | None:
+    """Trace id and flags; None when malformed: then the trace starts anew downstream (3.2.2)."""
+    match = _TRACEPARENT.fullmatch(value)
+    if match is None:
+        return None
+    version, trace, span, flags, more = match.groups()
+    if version == b"ff" or trace == _NO_TRACE or span == _NO_SPAN or (version == b"00" and more):
+        return None
+    return trace, flags
+
+
+def _node(address: str) -> bytes:
+    """RFC 7239, 6: an IPv6 address is bracketed and quoted."""
+    return b'"[%b]"' % address.encode() if ":" in address else address.encode()
+
+
+def _quoted(value: bytes) -> bytes:
+    return b'"%b"' % value if b":" in value else value

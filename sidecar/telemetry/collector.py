@@ -1,0 +1,318 @@
+"""What `/metrics` says: the cells read into metric families, in the format that the scraper asks for.
+
+Names follow the Prometheus conventions (base units, `_total` on counters); the two percentages of the
+machine keep the names that the app's dashboards and alerts already know.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import (
+    CollectorRegistry,
+    CounterMetricFamily,
+    Exemplar,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector as CollectorBase
+
+from sidecar.telemetry.metrics import BOUNDS, Histogram, Metrics
+
+if TYPE_CHECKING:
+    from sidecar.clock import Clock
+    from sidecar.telemetry.access_log import AccessLog
+    from sidecar.telemetry.system import System
+
+BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
+
+_LIMITS = (*(str(bound) for bound in BOUNDS), "+Inf")
+
+Row = tuple[tuple[str, ...], float]
+
+
+class Collector(CollectorBase):
+    """Reads the cells of one process at each scrape."""
+
+    def __init__(
+        self, metrics: Metrics, *, clock: Clock, system: System, access_log: AccessLog, version: str
+    ) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._system = system
+        self._access_log = access_log
+        self._version = version
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition and its content type: OpenMetrics where `Accept` asks for it, else text."""
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is none
+            encode, content_type = choose_encoder("")
+        return encode(self._registry), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._routes()
+        yield from self._upstreams()
+        yield from self._policies()
+        yield from self._listeners()
+        yield from self._process()
+
+    # -- families ------------------------------------------------------------------------------
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...], rows: Iterable[Row]) -> Metric:
+        family = CounterMetricFamily(f"{self._metrics.namespace}_{name}", text, labels=labels)
+        for values, value in rows:
+            family.add_metric(values, value)
+        return family
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...], rows: Iterable[Row]) -> Metric:
+        family = GaugeMetricFamily(f"{self._metrics.namespace}_{name}", text, labels=labels)
+        for values, value in rows:
+            family.add_metric(values, value)
+        return family
+
+    def _histogram(self, name: str, text: str, label: str, rows: Mapping[str, Histogram]) -> Metric:
+        family = HistogramMetricFamily(f"{self._metrics.namespace}_{name}", text, labels=(label,))
+        # Exemplars carry the loop's time; at scrape that becomes Unix time.
+        epoch = self._clock.wall() - self._clock.now()
+        for value, histogram in rows.items():
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+            counts = accumulate(histogram.buckets)
+            for limit, count, seen in zip(_LIMITS, counts, histogram.exemplars, strict=True):
+                if seen is None:
+                    buckets.append((limit, count))
+                else:
+                    trace_id, seconds, at = seen
+                    example = Exemplar(
+                        {"trace_id": trace_id.decode("latin-1")}, seconds, round(epoch + at, 3)
+                    )
+                    buckets.append((limit, count, example))
+            family.add_metric((value,), buckets, histogram.seconds)
+        return family
+
+    # -- what is shown -------------------------------------------------------------------------
+
+    def _routes(self) -> Iterator[Metric]:
+        routes = self._metrics.routes
+        yield self._counter(
+            "api_requests",
+            "Requests answered, by route, method and status; 499 is a client that left before its answer.",
+            ("route", "method", "status"),
+            (
+                ((name, method, _status(status)), cell[0])
+                for name, cells in routes.items()
+                for (method, status), cell in cells.requests.items()
+            ),
+        )
+        yield self._histogram(
+            "api_request_duration_seconds",
+            "Time from the request's head to the end of its response; upgraded connections are left out.",
+            "route",
+            {name: cells.durations for name, cells in routes.items()},
+        )
+        yield self._counter(
+            "api_errors",
+            "Answers the sidecar gave itself because of an error, by route and Sidecar-Error code.",
+            ("route", "code"),
+            _reasons((name, cells.errors) for name, cells in routes.items()),
+        )
+        yield self._counter(
+            "retries",
+            "Attempts that were repeated, by route and by what was wrong with the one before.",
+            ("route", "reason"),
+            _reasons((name, cells.retries) for name, cells in routes.items()),
+        )
+        yield self._counter(
+            "retries_skipped",
+            "Failed attempts that the retry policy did not repeat, by route and by what forbade it.",
+            ("route", "reason"),
+            _reasons((name, cells.retries_skipped) for name, cells in routes.items()),
+        )
+        for name, text, attribute in (
+            (
+                "circuit_breaker_rejections",
+                "Attempts refused by an open circuit breaker.",
+                "breaker_rejections",
+            ),
+            (
+                "concurrency_limit_rejections",
+                "Attempts refused because the limit was full.",
+                "limit_rejections",
+            ),
+            (
+                "responses_aborted",
+                "Responses cut off because the body broke after its head went out.",
+                "aborts",
+            ),
+            ("clients_gone", "Requests whose client left before the answer was complete.", "clients_gone"),
+        ):
+            yield self._counter(
+                name,
+                text,
+                ("route",),
+                [((route,), getattr(cells, attribute)) for route, cells in routes.items()],
+            )
+        yield self._gauge(
+            "route_info",
+            "1 for each route, with the upstream that serves it.",
+            ("route", "upstream"),
+            (((name, cells.upstream), 1) for name, cells in routes.items()),
+        )
+
+    def _upstreams(self) -> Iterator[Metric]:
+        upstreams = self._metrics.upstreams
+        yield self._counter(
+            "upstream_attempts",
+            "Attempts at the upstream, by the verdict on each; retries count again.",
+            ("upstream", "verdict"),
+            (
+                ((name, verdict.value), count)
+                for name, cells in upstreams.items()
+                for verdict, count in cells.attempts().items()
+            ),
+        )
+        yield self._histogram(
+            "upstream_attempt_duration_seconds",
+            "Time from the start of an attempt to its response headers or its failure.",
+            "upstream",
+            {name: cells.durations for name, cells in upstreams.items()},
+        )
+        for name, text, attribute in (
+            ("upstream_connections_opened", "Connections opened to the upstream.", "connections_opened"),
+            (
+                "upstream_connections_reused",
+                "Attempts sent on a connection that had served one before.",
+                "connections_reused",
+            ),
+            (
+                "upstream_connect_failures",
+                "Connections to the upstream that could not be made.",
+                "connect_failures",
+            ),
+        ):
+            yield self._counter(
+                name,
+                text,
+                ("upstream",),
+                [((upstream,), getattr(cells, attribute)) for upstream, cells in upstreams.items()],
+            )
+        yield self._gauge(
+            "upstream_connections_idle",
+            "Connections to the upstream that wait for a request.",
+            ("upstream",),
+            (((name,), cells.idle()) for name, cells in upstreams.items() if cells.idle is not None),
+        )
+
+    def _policies(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        now = self._clock.now()
+        for cells in metrics.breakers.values():
+            cells.look()
+        yield self._gauge(
+            "circuit_breaker_state",
+            "State of the circuit breaker: 0 closed, 1 half-open, 2 open.",
+            ("upstream",),
+            (
+                ((name,), BREAKER_STATES[cells.breaker.state(now).value])
+                for name, cells in metrics.breakers.items()
+            ),
+        )
+        yield self._counter(
+            "circuit_breaker_transitions",
+            "Times the circuit breaker entered a state.",
+            ("upstream", "to"),
+            _reasons((name, cells.entered) for name, cells in metrics.breakers.items()),
+        )
+        yield self._gauge(
+            "concurrency_limit",
+            "Attempts that may be in flight at once.",
+            ("upstream",),
+            (((name,), limit.limit) for name, limit in metrics.limits.items()),
+        )
+        yield self._gauge(
+            "concurrency_in_flight",
+            "Attempts in flight; one ends with its response body.",
+            ("upstream",),
+            (((name,), limit.in_flight) for name, limit in metrics.limits.items()),
+        )
+        yield self._gauge(
+            "retry_budget_available",
+            "Retries that the budget would allow now.",
+            ("upstream",),
+            (((name,), budget.available(now)) for name, budget in metrics.budgets.items()),
+        )
+
+    def _listeners(self) -> Iterator[Metric]:
+        listeners = self._metrics.listeners
+        for name, text, attribute in (
+            ("connections_accepted", "Client connections accepted.", "accepted"),
+            (
+                "connections_refused",
+                "Client connections closed at once: limits.connections was full.",
+                "refused",
+            ),
+            ("bad_requests", "Requests the listener refused before any route was known.", "bad_requests"),
+        ):
+            yield self._counter(
+                name,
+                text,
+                ("listener",),
+                [((listener,), getattr(cells, attribute)) for listener, cells in listeners.items()],
+            )
+        yield self._gauge(
+            "connections_active",
+            "Client connections open now.",
+            ("listener",),
+            (((name,), cells.active) for name, cells in listeners.items()),
+        )
+
+    def _process(self) -> Iterator[Metric]:
+        system = self._system
+        for name, text, gauge in (
+            ("system_cpu_usage_percent", "CPU of the machine in use, 0 to 100.", system.cpu_percent),
+            ("system_memory_usage_percent", "Memory of the machine in use, 0 to 100.", system.memory_percent),
+            ("process_resident_memory_bytes", "Memory the sidecar holds.", system.process_resident),
+            ("process_open_fds", "File descriptors the sidecar has open.", system.process_files),
+            ("process_threads", "Threads of the sidecar.", system.process_threads),
+            ("process_start_time_seconds", "When the sidecar started, in Unix time.", system.started),
+            ("event_loop_lag_seconds", "How late the event loop was when last measured.", system.lag),
+            ("event_loop_lag_max_seconds", "The largest lag of the last minute.", system.lag_max),
+        ):
+            yield self._gauge(name, text, (), [((), gauge)])
+        yield self._counter(
+            "process_cpu_seconds",
+            "CPU time the sidecar has used, user and system.",
+            (),
+            [((), system.process_cpu_seconds)],
+        )
+        yield self._counter(
+            "access_log_lines_dropped",
+            "Lines of the access log that could not be written.",
+            (),
+            [((), self._access_log.dropped)],
+        )
+        build = InfoMetricFamily(f"{self._metrics.namespace}_build", "What is running.")
+        build.add_metric((), {"version": self._version, "python": platform.python_version()})
+        yield build
+
+
+def _status(status: int) -> str:
+    """A class (0 to 5, see `RouteCells.record`) still matches the usual `status=~"5.."`."""
+    if status >= 100:
+        return str(status)
+    return f"{status}xx" if status else "other"
+
+
+def _reasons(rows: Iterable[tuple[str, Mapping[str, int]]]) -> Iterator[Row]:
+    for name, counts in rows:
+        for reason, count in counts.items():
+            yield (name, reason), count

@@ -1,0 +1,58 @@
+"""The head of a request as the upstream gets it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sidecar.exchange import Exchange, Stream
+from sidecar.headers import Kind
+
+if TYPE_CHECKING:
+    from sidecar.clock import Ids
+
+VIA: Final = b"Via: 1.1 sidecar\r\n"
+"""A gateway adds itself to `Via` on requests (RFC 9110, 7.6.3)."""
+_BODILESS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY", "PURGE"})
+"""Methods for which no Content-Length means no body; others say so with a zero (RFC 9110, 8.6)."""
+
+
+def request_head(exchange: Exchange, ids: Ids) -> bytes:
+    """Lines as they came, without those of the client's hop, with ours added."""
+    request = exchange.request
+    parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method.encode(), request.target, request.host)]
+    dropped: frozenset[bytes] = frozenset()
+    upgrade = request.upgrade
+    plain = request.plain
+    if plain is not None:
+        parts.append(plain)
+    for line in request.headers if plain is None else ():
+        kind = line.kind
+        if kind is Kind.PLAIN:
+            parts.append(line.wire)
+        elif kind is Kind.CONNECTION:
+            dropped |= line.nominates
+        elif kind is Kind.UPGRADE and upgrade:
+            parts.append(line.wire)
+    if dropped:
+        parts = parts[:1] + [
+            line.wire
+            for line in request.headers
+            if (line.kind is Kind.PLAIN and line.name not in dropped)
+            or (line.kind is Kind.UPGRADE and upgrade)
+        ]
+    body = request.body
+    if isinstance(body, Stream):
+        if body.length is None:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        else:
+            parts.append(b"Content-Length: %d\r\n" % body.length)
+    elif body or request.method not in _BODILESS:
+        parts.append(b"Content-Length: %d\r\n" % len(body))
+    parts.append(exchange.forwarded)
+    parts.append(exchange.id_line)
+    if exchange.traceparent is not None:
+        trace, flags = exchange.traceparent
+        parts.append(b"traceparent: 00-%b-%b-%b\r\n" % (trace, ids.span_id(), flags))
+    parts.append(VIA)
+    parts.append(b"Connection: Upgrade\r\n\r\n" if upgrade else b"\r\n")
+    return b"".join(parts)

@@ -1,0 +1,207 @@
+"""An upstream: where it is, and the kept-alive connections to it. The innermost handler."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from sidecar.clock import Clock, Ids, Timer
+from sidecar.config.addresses import Address
+from sidecar.decisions.replay import IDEMPOTENT
+from sidecar.errors import ConnectFailed
+from sidecar.exchange import Exchange, Request, Response, Stream
+from sidecar.headers import RESPONSE_KINDS, Lines
+from sidecar.heads import ResponseHeads
+from sidecar.upstreams.connection import Stale, UpstreamConnection
+from sidecar.upstreams.forward import request_head
+
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds to make a connection, TLS included, where no attempt timeout is shorter."""
+KEEP_IDLE: Final = 4.0
+"""Seconds that an unused connection is kept. Below the 5 s after which uvicorn and Node close theirs:
+a request that meets such a close must be sent anew, which only idempotent ones may."""
+MOST_IDLE: Final = 256
+
+
+class Cells(Protocol):
+    """What the pool counts (`telemetry.metrics`)."""
+
+    connections_opened: int
+    connections_reused: int
+    connect_failures: int
+    idle: Callable[[], int] | None
+
+
+class Upstream:
+    """A pool of connections to one address; calling it makes one attempt."""
+
+    def __init__(
+        self,
+        name: str,
+        address: Address,
+        *,
+        clock: Clock,
+        ids: Ids,
+        cells: Cells,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+    ) -> None:
+        self.name = name
+        self.address = address
+        self.clock = clock
+        self.loop = asyncio.get_running_loop()
+        self.response_lines = Lines(RESPONSE_KINDS)
+        self.response_heads = ResponseHeads(RESPONSE_KINDS)
+        self._ids = ids
+        self._cells = cells
+        self._tls = tls
+        self._server_name = server_name
+        self._idle: list[tuple[UpstreamConnection, float]] = []
+        self._open: set[UpstreamConnection] = set()
+        cells.idle = self._idle.__len__
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for a request."""
+        return len(self._idle)
+
+    @property
+    def connections(self) -> int:
+        """All open connections."""
+        return len(self._open)
+
+    def handler(self, idle: float | None) -> Callable[[Exchange], Awaitable[Response]]:
+        """The pool as a pipeline's innermost handler; `idle` is the route's limit for a silent body."""
+
+        async def attempt(exchange: Exchange) -> Response:
+            return await self.attempt(exchange, idle)
+
+        return attempt
+
+    async def attempt(self, exchange: Exchange, idle: float | None) -> Response:
+        """One attempt. A kept connection that turns out to be closed is replaced without counting.
+
+        Raises `ConnectFailed`, `ConnectionReset`, `BadUpstreamResponse`.
+        """
+        exchange.attempts += 1
+        exchange.upstream = self.name
+        head = request_head(exchange, self._ids)
+        while (connection := self._take()) is not None:
+            self._cells.connections_reused += 1
+            try:
+                return await connection.send(exchange, head, idle)
+            except Stale:
+                if not _may_resend(exchange.request):
+                    raise
+        connection = await self._connect()
+        return await connection.send(exchange, head, idle)
+
+    def _take(self) -> UpstreamConnection | None:
+        idle = self._idle
+        while idle:
+            connection, _ = idle.pop()
+            if connection.transport is not None and not connection.transport.is_closing():
+                return connection
+        return None
+
+    async def _connect(self) -> UpstreamConnection:
+        loop = asyncio.get_running_loop()
+        address = self.address
+        timed_out = False
+        task = asyncio.current_task()
+
+        def expire() -> None:
+            nonlocal timed_out
+            timed_out = True
+            if task is not None:
+                task.cancel()
+
+        timer: Timer = self.clock.arm(self.clock.now() + CONNECT_TIMEOUT, expire)
+        connection = UpstreamConnection(self)
+        try:
+            if address.unix is not None:
+                await loop.create_unix_connection(lambda: connection, address.unix)
+            else:
+                await loop.create_connection(
+                    lambda: connection,
+                    address.host,
+                    address.port,
+                    ssl=self._tls,
+                    server_hostname=self._server_name if self._tls is not None else None,
+                )
+        except asyncio.CancelledError:
+            connection.abort()  # it may have been made in the same moment
+            if timed_out and task is not None and task.uncancel() == 0:
+                self._cells.connect_failures += 1
+                raise ConnectFailed(f"no connection within {CONNECT_TIMEOUT:g} s") from None
+            raise
+        except ssl.SSLError as error:
+            self._cells.connect_failures += 1
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise ConnectFailed(f"TLS: {error.verify_message}") from error
+            raise ConnectFailed(f"TLS: {error.reason or error}") from error
+        except OSError as error:
+            self._cells.connect_failures += 1
+            raise ConnectFailed(error.strerror or str(error)) from error
+        finally:
+            timer.cancel()
+        self._cells.connections_opened += 1
+        if connection.transport is not None:  # it may be lost already
+            self._open.add(connection)
+        return connection
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Takes a connection back whose exchange is over."""
+        if len(self._idle) < MOST_IDLE:
+            self._idle.append((connection, self.clock.now()))
+        elif connection.transport is not None:
+            connection.transport.close()
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        self._open.discard(connection)
+        for position, (idle, _) in enumerate(self._idle):
+            if idle is connection:
+                del self._idle[position]
+                return
+
+    def sweep(self, now: float) -> None:
+        """Called about once a second: closes what was idle for long, ends bodies that stand still."""
+        fresh = []
+        for connection, since in self._idle:
+            transport = connection.transport
+            if transport is not None and now - since > KEEP_IDLE:
+                transport.close()
+            else:
+                fresh.append((connection, since))
+        self._idle[:] = fresh
+        for connection in tuple(self._open):
+            connection.check(now)
+
+    def close(self) -> None:
+        for connection in tuple(self._open):
+            connection.abort()
+        self._idle.clear()
+
+
+def _may_resend(request: Request) -> bool:
+    """A server that closes an idle connection has not read what arrived after it (RFC 9112, 9.3.1): an
+    idempotent request whose body is still here is sent again.
+    """
+    return request.method in IDEMPOTENT and not isinstance(request.body, Stream)
+
+
+def tls_context(ca: str | None, cert: str | None, key: str | None, *, verify: bool) -> ssl.SSLContext:
+    """TLS towards an upstream: verified against the system's roots or `ca`.
+
+    Raises `OSError` or `ssl.SSLError` when a file cannot be used.
+    """
+    context = ssl.create_default_context(cafile=ca)
+    context.set_alpn_protocols(["http/1.1"])
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if cert is not None:
+        context.load_cert_chain(cert, key)
+    return context

@@ -1,0 +1,264 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sidecar.cli import main, pipeline_names
+from sidecar.clock import SystemClock, SystemRandom
+from sidecar.config.load import load
+from sidecar.config.schema import Route
+from sidecar.pipeline import Place, Services, composed
+from sidecar.state import State
+from sidecar.telemetry.access_log import AccessLog
+from sidecar.telemetry.metrics import Metrics
+
+ROOT = Path(__file__).parents[2]
+POLICY = """\
+name: shop
+upstream: "${SHOP_URL:-http://127.0.0.1:9}"
+defaults:
+  deadline: 8s
+routes:
+  - name: cart
+    match: {method: [GET, PUT], path: "/cart/{id}", headers: {x-key: "${KEY:-k}"}}
+    retry: {attempts: 2}
+    idle: off
+  - name: rest
+    match: {method: POST}
+    deadline: off
+    attempt_timeout: "${SLOW:-3s}"
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("NEXTVISION_ENV", "LOG_LEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    Path("sidecar.yaml").write_text("policies: [shop.yaml]\n", encoding="utf-8")
+    Path("shop.yaml").write_text(POLICY, encoding="utf-8")
+
+
+def test_check_of_all(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a file it is sidecar.yaml and all that it names."""
+    assert main(["check"]) == 0
+    assert capsys.readouterr() == ("sidecar.yaml: fine (2 routes)\n", "")
+
+
+def test_check_of_a_policy_file(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """By itself; several files are each told of."""
+    assert main(["check", "shop.yaml", "sidecar.yaml"]) == 0
+    assert capsys.readouterr().out == "shop.yaml: fine (2 routes)\nsidecar.yaml: fine (2 routes)\n"
+
+
+def test_check_tells_all_errors_at_once(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """On standard error, with exit code 1."""
+    Path("shop.yaml").write_text(POLICY.replace("8s", "8").replace("attempts", "attemps"), encoding="utf-8")
+    assert main(["check"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        'shop.yaml:4:13: defaults.deadline: "8" has no unit (write 8s, or 8ms)',
+        "shop.yaml:8:13: routes.cart.retry.attemps: unknown key (did you mean attempts?)",
+        "sidecar.yaml: 2 errors",
+    ]
+
+
+def test_check_says_warnings_and_is_content(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """A warning does not fail."""
+    Path("shop.yaml").write_text(POLICY.replace("attempts: 2", "attempts: 1"), encoding="utf-8")
+    assert main(["check"]) == 0
+    assert (
+        "shop.yaml:8:23: routes.cart.retry.attempts: warning: 1 attempt is no retry"
+        in capsys.readouterr().err
+    )
+
+
+def test_check_with_nothing_to_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is wrong usage."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["check"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "sidecar: there is no sidecar.yaml here (name a file: sidecar check FILE)\n"
+    )
+
+
+def test_routes(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each route with what it matches and its layers, outermost first."""
+    assert main(["routes"]) == 0
+    assert capsys.readouterr().out == (
+        "shop (shop.yaml) to http://127.0.0.1:9\n"
+        "  cart  GET,PUT /cart/{id} x-key: k  observe > deadline > retry > attempt_timeout > classify\n"
+        "  rest  POST *                       observe > attempt_timeout > classify\n"
+        "unmatched: all other requests, to http://127.0.0.1:8000: observe > classify\n"
+    )
+
+
+def test_explain(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """The route, its variables, and each setting with the place that it comes from."""
+    assert main(["explain", "get", "http://shop/cart/7?full=1", "-H", "X-Key: k"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:6]] == [
+        ["route", "cart", "shop.yaml:6"],
+        ["match", "GET,PUT", "/cart/{id}", "x-key:", "k", "shop.yaml:7"],
+        ["{id}", "7"],
+        ["policy", "file", "shop", "shop.yaml:1"],
+        ["upstream", "http://127.0.0.1:9", "shop.yaml:2"],
+        ["pipeline", "observe", ">", "deadline", ">", "retry", ">", "attempt_timeout", ">", "classify"],
+    ]
+    settings = {line.split()[0]: line.split()[1:] for line in lines[6:]}
+    assert settings["deadline"] == ["8s", "shop.yaml:4"]
+    assert settings["idle"] == ["off", "shop.yaml:9"]
+    assert settings["retry.attempts"] == ["2", "shop.yaml:8"]
+    assert settings["retry.backoff.base"] == ["25ms", "default"]
+    assert settings["circuit_breaker"] == ["off", "default"]
+
+
+def test_explain_of_a_request_that_no_route_matches(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is passed through, and that is no failure."""
+    assert main(["explain", "GET", "/cart/7", "--app", "http://10.0.0.7:80"]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
+        ["route", "unmatched"],
+        ["upstream", "http://10.0.0.7"],
+        ["pipeline", "observe"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["routes"], ["explain", "POST", "/"], ["explain", "GET", "/cart/1", "-H", "x-key: k3y"]]
+)
+def test_no_command_shows_a_secret(
+    arguments: list[str], shop: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What came from the environment is shown as stars."""
+    secrets = {"SHOP_URL": "http://s3cret:81", "KEY": "k3y", "SLOW": "77s"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert "***" in out
+    assert not [secret for secret in ("s3cret", "k3y", "77s") if secret in out + err]
+
+
+@pytest.mark.parametrize("which", ["sidecar", "policy"])
+def test_schema(which: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is JSON, and says which dialect."""
+    assert main(["schema", which]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["serve"],
+        ["check", "--fast"],
+        ["explain", "GET"],
+        ["explain", "GET", "cart"],
+        ["explain", "GET", "http://[::1"],
+        ["explain", "GET", "/", "-H", "x-key"],
+        ["schema", "routes"],
+        ["routes", "--", "uvicorn"],
+        ["routes", "-c", "other.yaml"],
+        ["routes", "--set", "limits.drain"],
+    ],
+)
+def test_wrong_usage(arguments: list[str], shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, the reason on standard error, nothing on standard output."""
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], *([it, "--help"] for it in ("run", "demo", "check"))]
+)
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0; the help of a command has an example."""
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert arguments == ["--version"] or "for example: sidecar" in out
+
+
+def test_a_broken_configuration_does_not_run(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, and no listener."""
+    assert main(["run", "--set", "listen.ingress=nowhere"]) == 2
+    assert capsys.readouterr().err == (
+        '--set: listen.ingress: "nowhere" has no port (write for example 127.0.0.1:8080)\n'
+    )
+
+
+def test_check_as_a_process(shop: None, tmp_path: Path) -> None:
+    """`python -m sidecar check` says the same, and its exit code is the process's."""
+    Path("shop.yaml").write_text("name: shop\nrutes: []\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "sidecar", "check"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "shop.yaml:1:1: routes: the key is missing",
+        "shop.yaml:2:1: rutes: unknown key (did you mean routes?)",
+        "sidecar.yaml: 2 errors",
+    ]
+
+
+def test_a_reader_that_leaves_early(tmp_path: Path) -> None:
+    """`sidecar schema | head -1` is no error."""
+    done = subprocess.run(
+        f"'{sys.executable}' -m sidecar schema | head -1; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.stdout == "{\n0\n"
+    assert done.stderr == ""
+
+
+def test_the_layers_that_are_shown_are_those_that_are_composed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each shipped route, and for one with each key by itself."""
+    monkeypatch.chdir(ROOT)
+    clock = SystemClock()
+    metrics = Metrics("test")
+    services = Services(
+        clock=clock,
+        random=SystemRandom(),
+        state=State(metrics, clock),
+        metrics=metrics,
+        access_log=AccessLog(None, clock, format="json"),
+    )
+    single = [
+        Route(name="any"),
+        Route(name="any", deadline=1),
+        Route(name="any", attempt_timeout=1),
+        Route(name="any", retry={}),
+        Route(name="any", circuit_breaker={}),
+        Route(name="any", concurrency_limit={"max": 1}),
+    ]
+    for route in [*(route for policy in load(None, {}).policies for route in policy.routes), *single]:
+        steps = composed(Place(route=route, upstream="app", services=services))
+        assert pipeline_names(route) == [step.name for step in steps]

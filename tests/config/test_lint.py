@@ -1,0 +1,127 @@
+"""Settings that do not fit each other: what must not be said, what is a warning, and the sums behind it.
+
+What must be said is in the tables of broken files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.config.lint import longest_backoff
+from sidecar.config.load import load
+from sidecar.config.policy import Strategy
+from sidecar.config.schema import Backoff
+from sidecar.decisions.backoff import MULTIPLIERS
+from sidecar.decisions.backoff import Backoff as Delays
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def warnings(routes: str, main: str = "policies: [p.yaml]\n") -> list[str]:
+    """The warnings about a policy file; there is no error."""
+    Path("sidecar.yaml").write_text(main, encoding="utf-8")
+    Path("p.yaml").write_text(f"name: shop\n{routes}", encoding="utf-8")
+    return [str(problem) for problem in load(None, {}).warnings]
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        "routes: [{name: cart, match: {method: POST}, retry: {on: {errors: [connect]}}}]",
+        "routes: [{name: cart, match: {method: POST}, retry: {methods: [POST]}}]",
+        "routes: [{name: cart, match: {method: [GET, POST]}, retry: {}}]",
+        "routes: [{name: cart, retry: {}}]",
+        "defaults: {retry: {}}\nroutes: [{name: cart, match: {method: POST}}]",
+        "routes: [{name: cart, deadline: 3s, attempt_timeout: 3s}]",
+        "routes: [{name: cart, deadline: 10s, attempt_timeout: 3s, retry: {attempts: 3}}]",
+        "routes: [{name: cart, deadline: 10s, retry: {attempts: 9}}]",
+        "routes: [{name: a, match: {path: /a}}, {name: rest}]",
+        "routes: [{name: a, match: {headers: {x-a: 1}}}, {name: rest}]",
+        "routes: [{name: a, match: {method: GET}}, {name: b, match: {method: [GET, POST]}}]",
+        "routes: [{name: cart, circuit_breaker: {failure_ratio: off}}]",
+        "routes: [{name: cart, retry: {budget: off}}]",
+    ],
+)
+def test_what_makes_sense_is_let_be(routes: str) -> None:
+    """No error and no warning."""
+    assert warnings(routes) == []
+
+
+def test_a_last_attempt_that_is_cut_short_is_a_warning() -> None:
+    """It may still succeed, so the file can be used (this is DESIGN's own example)."""
+    (said,) = warnings(
+        "routes:\n"
+        "  - name: geocode\n"
+        "    deadline: 8s\n"
+        "    attempt_timeout: 3s\n"
+        "    retry: {attempts: 3, backoff: {base: 200ms, max: 2s}}\n"
+    )
+    assert said == (
+        "p.yaml:6:23: routes.geocode.retry.attempts: warning: 3 attempts of 3s and up to 600ms of back-off "
+        "take 9.6s, longer than the deadline of 8s: the last is cut short "
+        "(fewer attempts, a shorter attempt_timeout or a longer deadline)"
+    )
+
+
+def test_one_attempt_is_a_warning() -> None:
+    """It is harmless, and says something else than it does."""
+    (said,) = warnings("routes: [{name: cart, retry: {attempts: 1}}]")
+    assert said == (
+        "p.yaml:2:41: routes.cart.retry.attempts: warning: 1 attempt is no retry (write retry: off)"
+    )
+
+
+def test_an_unchecked_certificate_is_a_warning() -> None:
+    """It may be meant, and should be seen."""
+    (said,) = warnings("upstream: https://shop\ntls: {verify: false}\nroutes: [{name: cart}]")
+    assert "tls.verify: warning: anybody can pass for the upstream" in said
+
+
+def test_trusting_everybody_is_a_warning() -> None:
+    """Any client could then name its own address."""
+    (said,) = warnings("routes: [{name: cart}]", "policies: [p.yaml]\ntrusted: {proxies: [0.0.0.0/0]}\n")
+    assert said.startswith("sidecar.yaml:2:21: trusted.proxies[0]: warning: every client is believed")
+
+
+@pytest.mark.parametrize(
+    "main",
+    [
+        'listen: {admin: 0.0.0.0:9901}\nadmin: {token: "x"}\n',
+        "listen: {admin: unix:/run/admin.sock}\n",
+        'listen: {admin: "[::1]:9901"}\n',
+        "listen: {ingress: 127.0.0.1:0, admin: 127.0.0.1:0}\n",
+        "listen: {ingress: 127.0.0.1:9000, admin: 127.0.0.2:9000}\n",
+        "app: {url: http://10.0.0.7:8080}\nlisten: {ingress: 127.0.0.1:8080}\n",
+    ],
+)
+def test_listeners_that_are_apart(main: str) -> None:
+    """Admin on loopback takes no token; port 0 clashes with nothing; another machine is not this one."""
+    assert warnings("routes: [{name: cart}]", f"policies: [p.yaml]\n{main}") == []
+
+
+@given(
+    st.sampled_from(get_args(Strategy)),
+    st.floats(0, 2),
+    st.floats(0, 2),
+    st.lists(st.floats(0, 0.999), min_size=1, max_size=6),
+    st.sampled_from(sorted(MULTIPLIERS)),
+)
+def test_no_back_off_is_longer_than_said(
+    strategy: Strategy, base: float, extra: float, draws: list[float], category: str
+) -> None:
+    """The sum that the finding states bounds what the back-off really does, for each strategy."""
+    settings = Backoff(strategy=strategy, base=base, max=base + extra)
+    delays = Delays(strategy, settings.base, settings.max)
+    previous = total = 0.0
+    for failures, draw in enumerate(draws, 1):
+        previous = delays.next_delay(failures, previous, draw, category)
+        total += previous
+    assert total <= longest_backoff(settings, len(draws)) + 1e-9
