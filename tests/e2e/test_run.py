@@ -30,9 +30,9 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         return sidecar
 
     yield run
-    for program in programs:
+    for program in programs:  # not killed: a child would outlive it
         if program.process is not None and program.process.returncode is None:
-            await program.end(signal.SIGKILL)
+            await program.end()
 
 
 async def get(url: str) -> tuple[int, str]:

@@ -314,3 +314,24 @@ async def test_last_bytes_before_a_close(version: bytes) -> None:
             total += len(data)
         assert total == size
         assert proxy.ended == ["done"]
+
+
+async def test_a_kept_connection_reads_again() -> None:
+    """A connection to the app whose last bytes came while it was paused serves the next request, too."""
+    sizes = [8_000_000 + number * 33_333 for number in range(8)]
+
+    async def script(connection: OriginConnection) -> None:
+        while (request := await connection.request()) is not None:
+            size = int(request.target[1:])
+            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, bytes(size))
+
+    async with Origin(script) as origin, Harness(origin, ALL_POLICIES) as proxy:
+        for size in sizes:
+            slow, quick = await proxy.connect(window=16 * 1024), await proxy.connect()
+            await slow.send(b"GET /%d HTTP/1.1\r\nHost: app\r\n\r\n" % size)
+            await slow.head()
+            (connection,) = proxy.upstream._open
+            await eventually(lambda connection=connection: connection._read_paused)  # type: ignore[misc]
+            await slow.reader.readexactly(size)
+            assert (await quick.ask(b"GET /2 HTTP/1.1\r\nHost: app\r\n\r\n")).body == bytes(2)
+        assert origin.connections == 1
