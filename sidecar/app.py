@@ -19,13 +19,20 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from sidecar.admin import api as admin
+from sidecar.caching.cache import Caching
+from sidecar.caching.control import Control
 from sidecar.child import FORWARDED, Child, interrupted_from_terminal
 from sidecar.clock import Clock, Ids, SystemClock, SystemRandom
 from sidecar.config.schema import Address, Tls, Url
 from sidecar.generation import Generation
+from sidecar.headers import RESPONSE_KINDS, Lines
 from sidecar.listeners.ingress import Limits, Listener
 from sidecar.pipeline import Services
 from sidecar.state import State
+from sidecar.stores.memory import Memory
+from sidecar.stores.redis import RedisStore
+from sidecar.stores.redis_url import parse as parse_redis
+from sidecar.stores.tiered import Tiered
 from sidecar.telemetry import log
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.collector import Collector
@@ -68,18 +75,20 @@ class App:
         self.access_log = AccessLog(
             self.sink if config.logging.access else None, clock, format=config.logging.format
         )
+        self._ids = Ids()
+        self.caching = self._caching(loaded)
         self.services = Services(
             clock=clock,
             random=SystemRandom(),
             state=State(self.metrics, clock),
             metrics=self.metrics,
             access_log=self.access_log,
+            caching=self.caching,
         )
-        self._ids = Ids()
         self.upstreams: dict[str, Upstream] = {}
         app = self._upstream(APP, config.app.url, None, Tls())
         by_policy = {policy.name: self._upstream_of(policy, app) for policy in loaded.policies}
-        self.generation = Generation(loaded.policies, by_policy, app, self.services)
+        self.generation = Generation(loaded.policies, by_policy, app, self.services, config.trusted.debug)
         limits = config.limits
         self.ingress = Listener(
             Limits(
@@ -115,6 +124,28 @@ class App:
         )
         self.admin: admin.AdminServer | None = None
         self._ticker: asyncio.Task[None] | None = None
+
+    def _caching(self, loaded: Loaded) -> Caching:
+        """The cache: memory, and what replicas share where a Redis is configured."""
+        settings = loaded.config.cache
+        in_use = any(route.cache is not None for policy in loaded.policies for route in policy.routes)
+        self.redis: RedisStore | None = None
+        if settings.redis is not None and in_use:
+            self.redis = RedisStore(
+                parse_redis(settings.redis.get_secret_value()),
+                self.clock,
+                self._ids,
+                Lines(RESPONSE_KINDS),
+                changed=self._redis_changed,
+            )
+        store = Tiered(Memory(settings.memory, self.clock), self.redis, self.clock)
+        return Caching(store, self.clock, in_use=in_use)
+
+    def _redis_changed(self, reason: str) -> None:
+        if reason:
+            self.log.warning("redis is away, the cache goes on in memory", reason=reason)
+        else:
+            self.log.info("redis is there")
 
     def _upstream_of(self, policy: PolicyFile, app: Upstream) -> Upstream:
         """The app's own pool, unless the file says something of its own about where and how."""
@@ -155,12 +186,23 @@ class App:
         """Binds the listeners and begins to serve. Raises `CannotStart`."""
         listen = self.config.listen
         self.system.start()
-        with _binding("listen.admin", listen.admin):
-            self.admin = await admin.start(
-                listen.admin, health=self.health, collector=self.collector, version=_version()
-            )
         with _binding("listen.ingress", listen.ingress):
             ingress = await self.ingress.start(listen.ingress)
+        if self.redis is not None:
+            self.redis.start()
+        self.cache_control = Control(self.caching, self._route, self._ids, _authority(ingress))
+        token = self.config.admin.token
+        with _binding("listen.admin", listen.admin):
+            self.admin = await admin.start(
+                listen.admin,
+                health=self.health,
+                collector=self.collector,
+                version=_version(),
+                cache=self.cache_control if self.caching.in_use else None,
+                token=token.get_secret_value() if token is not None else None,
+            )
+        if self.caching.in_use:
+            self.cache_control.warm(())
         self._ticker = asyncio.get_running_loop().create_task(self._tick(), name="tick")
         self.health.start()
         self.health.open()
@@ -194,6 +236,9 @@ class App:
     async def stop(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
+        await self.caching.close()
+        if self.redis is not None:
+            await self.redis.close()
         await self.health.close()
         await self.system.close()
         for upstream in self.upstreams.values():
@@ -294,6 +339,11 @@ def _tune_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def _authority(address: Address) -> str:
+    """The host of requests that the sidecar makes itself, as a client beside it would name it."""
+    return "localhost" if address.unix is not None else str(address)
 
 
 def _version() -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FINE, FAILED, WRONG = 0, 1, 2
 _EVERYWHERE: Final = frozenset({"observe", "classify"})
 """Layers of every pipeline."""
+_UNQUOTED: Final = "/%:@!$&'()*+,;=~-._{}[]|^"
+"""What may stand in a path as it is; all else that a user types is percent-encoded."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,6 +145,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME:VALUE",
         help="a header; may be given again",
+    )
+    explain.add_argument(
+        "-d", "--data", default="", metavar="BODY", help="the body, or @FILE: for the cache key it would get"
     )
     schema = command(
         "schema", _schema, "print JSON Schema, for editors", "sidecar schema policy > policy.schema.json"
@@ -264,7 +269,7 @@ def _explain(arguments: argparse.Namespace) -> int:
             return _wrong(f"{given} is not a header (write NAME:VALUE)")
         headers.append(Line(name.strip().encode(), value.strip().encode()))
     method = arguments.method.upper()
-    path = quote(url.path or "/", safe="/%:@!$&'()*+,;=~-._{}[]|^")
+    path = quote(url.path or "/", safe=_UNQUOTED)
 
     routes = [(policy, route) for policy in loaded.policies for route in policy.routes]
     matcher = Matcher(route.match for _, route in routes)
@@ -286,6 +291,16 @@ def _explain(arguments: argparse.Namespace) -> int:
         rows.append(("policy file", policy.name, loaded.origins[f"policies.{policy.name}.name"].short))
         rows.append(("upstream", *_upstream(policy, loaded)))
         rows.append(("pipeline", " > ".join(pipeline_names(route)), ""))
+        if route.cache is not None:
+            target = f"{path}?{quote(url.query, safe=f'{_UNQUOTED}?')}" if url.query else path
+            ingress = loaded.config.listen.ingress
+            host = url.netloc or ("localhost" if ingress.unix is not None else str(ingress))
+            start = (method, url.scheme or "http", host.encode(), target.encode())
+            try:
+                key, remark = _cache_key(route, start, headers, arguments.data)
+            except OSError as error:
+                return _wrong(f"{arguments.data[1:]}: {error.strerror}")
+            rows.append(("cache key", _value(key, f"{prefix}.cache.namespace", loaded.origins), remark))
         shown = route.model_dump(mode="json", include=set(Policy.model_fields))
         rows += _settings({key: shown[key] for key in Policy.model_fields}, prefix, loaded.origins)
     wide = max(len(key) for key, _, _ in rows)
@@ -293,6 +308,24 @@ def _explain(arguments: argparse.Namespace) -> int:
     for key, value, origin in rows:
         print(f"{key:{wide}}  {value:{middle}}  {origin}".rstrip())
     return FINE
+
+
+def _cache_key(
+    route: Route, start: tuple[str, str, bytes, bytes], headers: Sequence[Line], data: str
+) -> tuple[str, str]:
+    """The key a request is stored under, with a remark. Raises OSError where the body cannot be read."""
+    from sidecar.clock import SystemClock
+    from sidecar.config.cache_rules import cache_keys
+
+    assert route.cache is not None
+    method, scheme, host, target = start
+    if method not in route.cache.methods:
+        return "none", f"{method} is not among cache.methods"
+    given = next((line.value for line in headers if line.name == b"host"), host)
+    body = Path(data[1:]).read_bytes() if data.startswith("@") else data.encode()
+    keys = cache_keys(route)
+    key = keys.request(method, scheme, given, target, headers, body, SystemClock().wall())
+    return key.decode("ascii"), "and what the answer's Vary names"
 
 
 def _schema(arguments: argparse.Namespace) -> int:

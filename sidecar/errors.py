@@ -107,6 +107,14 @@ class DeadlineExceeded(Rejection):
     title = "The deadline has passed"
 
 
+class CacheMissed(Rejection):
+    """The client wants nothing but a stored response, and there is none (RFC 9111, 5.2.1.7)."""
+
+    status = 504
+    code = "only_if_cached"
+    title = "Nothing is stored that could answer"
+
+
 class ClientError(SidecarError):
     status = 400
 

@@ -276,6 +276,12 @@ class Response:
     def header(self, name: bytes) -> bytes | None:
         return first(self.headers, name)
 
+    def add(self, line: Line) -> None:
+        """Adds a header line. The list of lines may be shared with others, so it is not changed."""
+        self.headers = [*self.headers, line]
+        if self.plain is not None:
+            self.plain += line.wire
+
     def on_end(self, callback: Callable[[End], None]) -> None:
         """Calls `callback` when the body is through; at once when it is all here."""
         if self.tunnel is not None:
@@ -318,6 +324,7 @@ class Exchange:
         "attempt_started",
         "attempts",
         "breaker",
+        "cache",
         "client",
         "deadline",
         "error",
@@ -364,6 +371,8 @@ class Exchange:
         self.verdict: Verdict | None = None
         self.breaker = ""
         """State of the breaker when it last let this exchange through or refused it."""
+        self.cache = ""
+        """What the cache did: hit, stale, updating, revalidated, collapsed, miss or bypass."""
         self.error: SidecarError | None = None
         self.upstream_seconds = 0.0
         """Seconds from the start of the last attempt to its response headers."""

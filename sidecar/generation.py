@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from sidecar.caching.control import purging
+from sidecar.config.addresses import Network, within
 from sidecar.config.schema import Route
+from sidecar.layers import observe
 from sidecar.pipeline import Handler, Place, Services, compile_pipeline
 from sidecar.routing import Matcher
 
@@ -20,6 +23,7 @@ UNMATCHED: Final = "unmatched"
 
 # The schema keeps users from giving a route this name, and a copy is not validated.
 _UNMATCHED_ROUTE: Final = Route(name="any").model_copy(update={"name": UNMATCHED})
+_PURGE_ROUTE: Final = Route(name="purge")
 
 
 class Generation:
@@ -31,17 +35,22 @@ class Generation:
         upstreams: Mapping[str, Upstream],
         app: Upstream,
         services: Services,
+        purgers: Sequence[Network] = (),
     ) -> None:
-        """`upstreams` by the name of the policy file."""
+        """`upstreams` by the name of the policy file; `purgers` are those who may PURGE what is stored."""
         routes = [(policy, route) for policy in policies for route in policy.routes]
         self._match = Matcher([route.match for _, route in routes]).match
         self._names = [route.name for _, route in routes]
         self._handlers = [_compile(route, upstreams[policy.name], services) for policy, route in routes]
         self._unmatched = _compile(_UNMATCHED_ROUTE, app, services)
+        self._purgers = purgers if services.caching.in_use else ()
+        self._purge = observe.layer(Place(_PURGE_ROUTE, app.name, services))(purging(services.caching))
 
     def route(self, exchange: Exchange) -> Handler:
         """The handler of an exchange, which gets the name of its route."""
         request = exchange.request
+        if request.method == "PURGE" and within(exchange.client, self._purgers):
+            return self._purge
         index = self._match(request.method, request.host, request.path, request.headers)
         if index is None:
             return self._unmatched

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sidecar.exchange import Exchange, Response
 
 if TYPE_CHECKING:
+    from sidecar.caching.cache import Caching
     from sidecar.clock import Clock, Random
     from sidecar.config.schema import Route
     from sidecar.state import State
@@ -33,6 +34,7 @@ class Services:
     state: State
     metrics: Metrics
     access_log: AccessLog
+    caching: Caching
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Step(NamedTuple):
 def _order() -> tuple[Step, ...]:
     from sidecar.layers import (
         attempt_timeout,
+        cache,
         circuit_breaker,
         classify,
         concurrency_limit,
@@ -63,6 +66,7 @@ def _order() -> tuple[Step, ...]:
 
     return (
         Step("observe", "sees every final outcome, and turns errors into responses", observe.layer),
+        Step("cache", "above deadline and retry: one coalesced fill for all who wait", cache.layer),
         Step("deadline", "only sets a value: retry and the attempt's timer read it", deadline.layer),
         Step("retry", "above the breaker: attempts are judged singly", retry.layer),
         Step("circuit_breaker", "above the attempt timeout: it must see timeouts", circuit_breaker.layer),

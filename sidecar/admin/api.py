@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from sidecar.admin.pages import Page, Pages, problem_page
+from sidecar.admin.cache_pages import LARGEST, PURGE, WARM, CacheControl, same_site
+from sidecar.admin.page import Page, problem_page
+from sidecar.admin.pages import Pages
+from sidecar.admin.token import may_act
 from sidecar.config.addresses import Address
 from sidecar.telemetry.log import get_logger
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
+_ACTING = (PURGE, WARM)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -34,11 +38,26 @@ class AdminServer:
         await self._runner.cleanup()
 
 
-async def start(address: Address, *, health: Health, collector: Collector, version: str) -> AdminServer:
-    """Binds `address` and serves. Raises OSError where it cannot be bound."""
-    pages = Pages(health, collector, version=version)
+async def start(
+    address: Address,
+    *,
+    health: Health,
+    collector: Collector,
+    version: str,
+    cache: CacheControl | None = None,
+    token: str | None = None,
+) -> AdminServer:
+    """Binds `address` and serves. Raises OSError where it cannot be bound.
+
+    `token` is what a POST must carry; None: nothing.
+    """
+    pages = Pages(health, collector, version=version, cache=cache)
     runner = web.AppRunner(
-        _application(pages), access_log=None, handle_signals=False, shutdown_timeout=1.0, keepalive_timeout=75
+        _application(pages, token),
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=1.0,
+        keepalive_timeout=75,
     )
     await runner.setup()
     site: web.BaseSite
@@ -56,7 +75,7 @@ async def start(address: Address, *, health: Health, collector: Collector, versi
     return AdminServer(runner, address, pages)
 
 
-def _application(pages: Pages) -> web.Application:
+def _application(pages: Pages, token: str | None) -> web.Application:
     log = get_logger("sidecar.admin")
 
     @web.middleware
@@ -65,7 +84,7 @@ def _application(pages: Pages) -> web.Application:
         try:
             return await handler(request)
         except web.HTTPNotFound:
-            detail = f"nothing is at {request.path}; there are {', '.join(pages.paths)}"
+            detail = f"nothing is at {request.path}; there are {', '.join((*pages.paths, *_ACTING))}"
             return _response(problem_page(404, "Not Found", detail))
         except web.HTTPMethodNotAllowed as error:
             allow = ", ".join(sorted(error.allowed_methods))
@@ -84,7 +103,21 @@ def _application(pages: Pages) -> web.Application:
             raise web.HTTPNotFound
         return _response(page)
 
-    application = web.Application(middlewares=[rescue])
+    async def act(request: web.Request) -> web.StreamResponse:
+        headers = request.headers
+        site = (headers.get("Origin", ""), headers.get("Sec-Fetch-Site", ""), headers.get("Host", ""))
+        if not same_site(*site, named=token is not None):
+            return _response(problem_page(403, "Forbidden", "a page of another site may not act here"))
+        if not may_act(headers.get("Authorization", ""), token):
+            detail = "this takes the header Authorization: Bearer, with the admin.token of the configuration"
+            response = _response(problem_page(401, "Unauthorized", detail))
+            response.headers["WWW-Authenticate"] = 'Bearer realm="sidecar admin"'
+            return response
+        return _response(await pages.cache.act(request.path, await request.read()))
+
+    application = web.Application(middlewares=[rescue], client_max_size=LARGEST)
+    for path in _ACTING:
+        application.router.add_post(path, act)
     for path in pages.paths:
         application.router.add_get(path, show)
     return application

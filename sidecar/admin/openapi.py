@@ -37,6 +37,58 @@ _REPORT = {
         "system": {"type": "object", "additionalProperties": {"type": "number"}},
     },
 }
+_COUNT = {"type": "integer", "minimum": 0}
+_TEXT = {"type": "string", "minLength": 1}
+_PURGE = {
+    "type": "object",
+    "additionalProperties": False,
+    "minProperties": 1,
+    "maxProperties": 1,
+    "properties": {
+        "key": {**_TEXT, "description": "One stored answer, as `sidecar explain` prints its key."},
+        "prefix": {**_TEXT, "description": "All whose key begins so."},
+        "tag": {**_TEXT, "description": "All that carry the tag."},
+        "url": {**_TEXT, "description": "All that answer a GET of this URL."},
+        "namespace": {**_TEXT, "description": "All of the namespace."},
+    },
+}
+_WARM = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "urls": {
+            "type": "array",
+            "items": _TEXT,
+            "description": "Absent: what is configured, and what was most wanted.",
+        }
+    },
+}
+
+
+def _act(
+    summary: str, asked: Mapping[str, object], status: str, count: str, *, required: bool
+) -> Mapping[str, object]:
+    """A POST that takes `asked` and answers with a count."""
+    answer = {"type": "object", "required": [count], "properties": {count: _COUNT}}
+    problem = {"application/problem+json": {"schema": {"type": "object"}}}
+    refusals = {
+        "400": "The body cannot be understood; `detail` says why.",
+        "401": "The token is missing or wrong.",
+        "403": "It comes from a page of another site.",
+        "409": "No route has a cache.",
+    }
+    done = {"description": "Done, or begun.", "content": {"application/json": {"schema": answer}}}
+    return {
+        "post": {
+            "summary": summary,
+            "security": [{}, {"token": []}],
+            "requestBody": {"required": required, "content": {"application/json": {"schema": asked}}},
+            "responses": {
+                status: done,
+                **{code: {"description": text, "content": problem} for code, text in refusals.items()},
+            },
+        }
+    }
 
 
 def describe(version: str) -> Mapping[str, object]:
@@ -56,6 +108,7 @@ def describe(version: str) -> Mapping[str, object]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Sidecar admin API", "version": version},
+        "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
         "paths": {
             "/health": probe("Is it serving, and how well?", _REPORT, "It is starting or draining."),
             "/health/live": probe("Does the process answer at all?", live, ""),
@@ -72,6 +125,19 @@ def describe(version: str) -> Mapping[str, object]:
                     },
                 }
             },
+            "/admin/cache/stats": {
+                "get": {
+                    "summary": "What the cache holds and how it is used.",
+                    "responses": {
+                        "200": {
+                            "description": "Counters since the start, by namespace too.",
+                            "content": of({"type": "object"}),
+                        },
+                    },
+                }
+            },
+            "/admin/cache/purge": _act("Drops stored answers.", _PURGE, "200", "purged", required=True),
+            "/admin/cache/warm": _act("Fetches URLs ahead of time.", _WARM, "202", "warming", required=False),
             "/openapi.json": {
                 "get": {
                     "summary": "This document.",

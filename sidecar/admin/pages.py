@@ -1,37 +1,31 @@
 """What the admin listener says on each path, as values: any listener can serve them.
 
-Only reading stands here, so a GET of any of these changes nothing.
+A GET of any of these changes nothing; what acts is in `cache_pages`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import orjson
 
+from sidecar.admin.cache_pages import STATS, CacheControl, CachePages
 from sidecar.admin.openapi import describe
+from sidecar.admin.page import JSON, Page, json_page
 
 if TYPE_CHECKING:
     from sidecar.telemetry.collector import Collector
     from sidecar.telemetry.health import Health
 
-JSON = "application/json"
-PROBLEM = "application/problem+json"
-
-
-class Page(NamedTuple):
-    """An answer to a GET."""
-
-    status: int
-    content_type: str
-    body: bytes
-
 
 class Pages:
     """The pages of one process, by path."""
 
-    def __init__(self, health: Health, collector: Collector, *, version: str) -> None:
+    def __init__(
+        self, health: Health, collector: Collector, *, version: str, cache: CacheControl | None = None
+    ) -> None:
+        self.cache = CachePages(cache)
         self._health = health
         self._collector = collector
         self._openapi = orjson.dumps(describe(version))
@@ -41,6 +35,7 @@ class Pages:
             "/health/ready": self._ready,
             "/health/detailed": self._detailed,
             "/metrics": self._metrics,
+            STATS: self._cache_stats,
             "/openapi.json": self._describe,
         }
 
@@ -56,33 +51,26 @@ class Pages:
     def _overall(self, _: str) -> Page:
         # What is degraded or even unhealthy is for the body: 503 would have a sidecar restarted
         # because its app is down.
-        return _json(self._health.report(), 200 if self._health.serving else 503)
+        return json_page(self._health.report(), 200 if self._health.serving else 503)
 
     def _detailed(self, _: str) -> Page:
-        return _json(self._health.report(detailed=True), 200 if self._health.serving else 503)
+        return json_page(self._health.report(detailed=True), 200 if self._health.serving else 503)
 
     def _live(self, _: str) -> Page:
-        return _json({"status": "healthy"})
+        return json_page({"status": "healthy"})
 
     def _ready(self, _: str) -> Page:
         ready, reason = self._health.ready()
         if ready:
-            return _json({"status": self._health.status(), "ready": True})
-        return _json({"status": self._health.status(), "ready": False, "reason": reason}, 503)
+            return json_page({"status": self._health.status(), "ready": True})
+        return json_page({"status": self._health.status(), "ready": False, "reason": reason}, 503)
 
     def _metrics(self, accept: str) -> Page:
         body, content_type = self._collector.render(accept)
         return Page(200, content_type, body)
 
+    def _cache_stats(self, _: str) -> Page:
+        return self.cache.stats()
+
     def _describe(self, _: str) -> Page:
         return Page(200, JSON, self._openapi)
-
-
-def problem_page(status: int, title: str, detail: str) -> Page:
-    """An error as RFC 9457 has it."""
-    members = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return Page(status, PROBLEM, orjson.dumps(members))
-
-
-def _json(members: Mapping[str, object], status: int = 200) -> Page:
-    return Page(status, JSON, orjson.dumps(members))

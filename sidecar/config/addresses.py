@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
@@ -71,6 +72,15 @@ class Url:
     @property
     def address(self) -> Address:
         return Address(self.host, self.port, self.unix) if self.unix is None else Address(unix=self.unix)
+
+
+def within(address: str, networks: Iterable[Network]) -> bool:
+    """Whether `address` lies in one of `networks`; what is no IP address lies in none."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(ip in network for network in networks)
 
 
 def _unix(value: str) -> str:

@@ -97,8 +97,10 @@ environment or a file is taken to be a secret: it is shown as `***`.
 
 **What goes before what**, last wins: defaults; `sidecar.yaml`; its `environments` entry for the
 environment; the variables `NEXTVISION_ENV` (`environment`) and `LOG_LEVEL` (`logging.level`);
-`--app`; `--set KEY=VALUE`, for example `--set limits.drain=10s`. In a policy file the routes lie
-over `defaults`. Mappings merge key by key; scalars and lists replace, and so does `off`.
+`--app`; `--set KEY=VALUE`, for example `--set limits.drain=10s`. Where `cache.redis` is absent or
+empty, `REDIS_URL` says it, or else `REDIS_HOST` with `REDIS_PORT` and `REDIS_PASSWORD`. In a policy
+file the routes lie over `defaults`. Mappings merge key by key; scalars and lists replace, and so
+does `off`.
 """
 _ENVIRONMENTS: Final = """\
 `environments` holds up to four mappings, `development`, `testing`, `staging` and `production`, each
@@ -114,6 +116,12 @@ what it wants: either `on: {errors: [connect]}`, or `methods: [POST]`.
 `deadline` bounds attempts too: each takes at most `attempt_timeout` or what is left, whichever is
 less. If all attempts and their back-off cannot fit into the deadline, `check` warns; if the last
 attempt could never start, that is an error.
+
+`cache: {}` is a shared cache by RFC 9111 and nothing else: what the origin allows, as long as it says.
+All other settings add to that, and each adds only what its row says. An answer that says `private`, one
+that sets a cookie, and one to a request with `Authorization` are not shared unless `share_private` and
+`share_authorized` say so. A POST is cached where `methods` has it, by its body. A route that takes unsafe
+methods drops by `cache: {}` what these make invalid. `sidecar explain` shows the key of a request.
 """
 
 

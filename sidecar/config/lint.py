@@ -3,54 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
-from sidecar.config.addresses import Address, Url
+from sidecar.config import cache_lint
+from sidecar.config.addresses import Address, Network, Url
+from sidecar.config.place import Place
 from sidecar.config.policy import Backoff, PolicyFile, Retry, Route
-from sidecar.config.problems import SECRET, Origin, Problem, listed
+from sidecar.config.problems import Origin, Problem, listed
 from sidecar.config.schema import Config
 from sidecar.config.units import format_duration
 from sidecar.routing import covers
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Part of a configuration: its keys, and where they stand."""
-
-    origins: Mapping[str, Origin]
-    prefix: str
-    """Of the keys in `origins`; empty for sidecar.yaml."""
-    shown: str = ""
-    """Of the keys as they are shown."""
-
-    def origin(self, key: str) -> Origin:
-        """Where the key is written, or else the nearest thing that it is part of."""
-        path = f"{self.prefix}.{key}" if self.prefix else key
-        while path not in self.origins and "." in path:
-            path = path.rpartition(".")[0]
-        return self.origins.get(path, Origin("default"))
-
-    def written(self, key: str) -> bool:
-        return f"{self.prefix}.{key}" in self.origins
-
-    def time(self, key: str, seconds: float) -> str:
-        return SECRET if self.origin(key).secret else format_duration(seconds)
-
-    def error(self, key: str, text: str) -> Problem:
-        return Problem(self.origin(key), self.path(key), text)
-
-    def warning(self, key: str, text: str) -> Problem:
-        return Problem(self.origin(key), self.path(key), text, warning=True)
-
-    def path(self, key: str) -> str:
-        return self.shown + re.sub(r"\.([0-9]+)", r"[\1]", key)
-
-
-def config(settings: Config, files: Iterable[PolicyFile], origins: Mapping[str, Origin]) -> list[Problem]:
+def config(settings: Config, files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list[Problem]:
     """Findings about sidecar.yaml."""
-    place = _Place(origins, "")
+    place = Place(origins, "")
     listen = settings.listen
     found: list[Problem] = []
     if not listen.admin.loopback and settings.admin.token is None:
@@ -71,12 +38,18 @@ def config(settings: Config, files: Iterable[PolicyFile], origins: Mapping[str, 
                 and _reaches(policy.upstream, address)
             ):
                 text = f"this is the sidecar's own {name} listener (write where the upstream listens)"
-                found.append(_Place(origins, f"policies.{policy.name}").error("upstream", text))
-    for index, network in enumerate(settings.trusted.proxies):
-        if network.prefixlen == 0 or network == ipaddress.ip_network("::ffff:0:0/96"):
-            text = "every client is believed (write the networks of your proxies)"
-            found.append(place.warning(f"trusted.proxies.{index}", text))
-    return found
+                found.append(Place(origins, f"policies.{policy.name}").error("upstream", text))
+    for key, text in (
+        ("proxies", "every client is believed (write the networks of your proxies)"),
+        ("debug", "everybody may PURGE (write the networks of those who look after the cache)"),
+    ):
+        networks: tuple[Network, ...] = getattr(settings.trusted, key)
+        found += [
+            place.warning(f"trusted.{key}.{index}", text)
+            for index, network in enumerate(networks)
+            if network.prefixlen == 0 or network == ipaddress.ip_network("::ffff:0:0/96")
+        ]
+    return found + cache_lint.memory(settings.cache, files, place)
 
 
 def _clash(a: Address, b: Address) -> bool:
@@ -97,22 +70,24 @@ def _reaches(url: Url, listener: Address) -> bool:
 def policies(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list[Problem]:
     """Findings about policy files, in the order in which their routes are tried."""
     found: list[Problem] = []
-    earlier: list[tuple[Route, _Place]] = []
+    earlier: list[tuple[Route, Place]] = []
     for policy in files:
-        found += _file(policy, _Place(origins, f"policies.{policy.name}"))
+        found += _file(policy, Place(origins, f"policies.{policy.name}"))
         for route in policy.routes:
             path = f"routes.{route.name}"
-            place = _Place(origins, f"policies.{policy.name}.{path}", f"{path}.")
+            place = Place(origins, f"policies.{policy.name}.{path}", f"{path}.")
             found += _unreachable(route, place, earlier)
             found += _times(route, place)
             found += _breaker(route, place)
+            if route.cache is not None:
+                found += cache_lint.route(route, route.cache, place)
             if route.retry is not None:
                 found += _retry(route, route.retry, place)
             earlier.append((route, place))
     return found
 
 
-def _file(policy: PolicyFile, place: _Place) -> Iterator[Problem]:
+def _file(policy: PolicyFile, place: Place) -> Iterator[Problem]:
     tls = policy.tls
     if policy.upstream is not None and policy.upstream.scheme == "http" and place.written("tls"):
         yield place.error("tls", "the upstream is plain HTTP (write an https:// upstream, or remove tls)")
@@ -126,9 +101,9 @@ def _file(policy: PolicyFile, place: _Place) -> Iterator[Problem]:
         )
 
 
-def _unreachable(route: Route, place: _Place, earlier: Sequence[tuple[Route, _Place]]) -> Iterator[Problem]:
+def _unreachable(route: Route, place: Place, earlier: Sequence[tuple[Route, Place]]) -> Iterator[Problem]:
     methods = route.match.method or ("",)
-    hiding: list[tuple[Route, _Place]] = []
+    hiding: list[tuple[Route, Place]] = []
     for method in methods:
         single = route.match.model_copy(update={"method": (method,) if method else ()})
         first = next((it for it in earlier if covers(it[0].match, single)), None)
@@ -144,7 +119,7 @@ def _unreachable(route: Route, place: _Place, earlier: Sequence[tuple[Route, _Pl
     )
 
 
-def _times(route: Route, place: _Place) -> Iterator[Problem]:
+def _times(route: Route, place: Place) -> Iterator[Problem]:
     deadline, attempt, limit = route.deadline, route.attempt_timeout, route.concurrency_limit
     if deadline is None:
         return
@@ -165,7 +140,7 @@ def _times(route: Route, place: _Place) -> Iterator[Problem]:
         )
 
 
-def _worst_case(deadline: float, attempt: float, retry: Retry, place: _Place) -> Iterator[Problem]:
+def _worst_case(deadline: float, attempt: float, retry: Retry, place: Place) -> Iterator[Problem]:
     waits = longest_backoff(retry.backoff, retry.attempts - 1)
     before_last = (retry.attempts - 1) * attempt + waits
     worst = before_last + attempt
@@ -217,7 +192,7 @@ def longest_backoff(backoff: Backoff, retries: int) -> float:
     return total
 
 
-def _breaker(route: Route, place: _Place) -> Iterator[Problem]:
+def _breaker(route: Route, place: Place) -> Iterator[Problem]:
     breaker = route.circuit_breaker
     if breaker is None:
         return
@@ -242,7 +217,7 @@ def _breaker(route: Route, place: _Place) -> Iterator[Problem]:
             )
 
 
-def _retry(route: Route, retry: Retry, place: _Place) -> Iterator[Problem]:
+def _retry(route: Route, retry: Retry, place: Place) -> Iterator[Problem]:
     backoff, budget, on = retry.backoff, retry.budget, retry.on
     if retry.attempts == 1:
         yield place.warning("retry.attempts", "1 attempt is no retry (write retry: off)")
@@ -264,7 +239,7 @@ def _retry(route: Route, retry: Retry, place: _Place) -> Iterator[Problem]:
         yield from _unsafe(route, retry, place)
 
 
-def _unsafe(route: Route, retry: Retry, place: _Place) -> Iterator[Problem]:
+def _unsafe(route: Route, retry: Retry, place: Place) -> Iterator[Problem]:
     """Retries of methods that are not idempotent: only when said so, and never by accident of a default.
 
     Facts (RFC 9110, 9.2.2): a proxy must not repeat such a request by itself, but where nothing was sent.
@@ -272,9 +247,6 @@ def _unsafe(route: Route, retry: Retry, place: _Place) -> Iterator[Problem]:
     methods = route.match.method
     if not methods or any(method in retry.methods for method in methods):
         return
-    inherited = place.origin("retry") == _Place(place.origins, place.prefix.split(".routes.")[0]).origin(
-        "defaults.retry"
-    )
     asked = [
         name
         for name in ("verdicts", "statuses")
@@ -284,7 +256,7 @@ def _unsafe(route: Route, retry: Retry, place: _Place) -> Iterator[Problem]:
         [name for name in retry.on.errors if name != "connect"] if place.written("retry.on.errors") else []
     )
     only_connect = place.written("retry.on.errors") and retry.on.errors == ("connect",) and not asked
-    if inherited or only_connect:
+    if place.inherited("retry") or only_connect:
         return
     names = listed(methods, "and")
     what = f"{names} {'is' if len(methods) == 1 else 'are'} not among retry.methods"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import quote
 
 from sidecar.config import lint
 from sidecar.config.merge import merged, merged_trees
@@ -160,7 +161,7 @@ def _main(
     effective = merged_trees(effective, overrides)
 
     references = References(env, directory)
-    resolved = _resolved(effective, references)
+    resolved = _with_redis(_resolved(effective, references), env)
     found.problems += references.problems
     broken = [problem.path for problem in (*problems, *references.problems)]
     # What the environment does not use must be right too, but the variables it refers to may be unset.
@@ -210,6 +211,26 @@ def _overrides(env: Mapping[str, str], sets: Sequence[str], app: str | None, fou
         else:
             tree = _with(tree, name, value(text, Origin("--set"), name))
     return tree
+
+
+def _with_redis(tree: Tree, env: Mapping[str, str]) -> Tree:
+    """Where the file names no Redis, the variables do: ours, or those of the app itself."""
+    cache = tree.value("cache")
+    written = cache.value("redis") if isinstance(cache, Tree) else None
+    if not (written is None or (isinstance(written, Scalar) and not written.text)):
+        return tree
+    if cache is not None and not isinstance(cache, Tree):
+        return tree  # a finding of its own
+    if url := env.get("REDIS_URL"):
+        name = "REDIS_URL"
+    elif host := env.get("REDIS_HOST"):
+        name = "REDIS_HOST"
+        login = f":{quote(password, safe='')}@" if (password := env.get("REDIS_PASSWORD")) else ""
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        url = f"redis://{login}{host}:{env.get('REDIS_PORT') or 6379}"
+    else:
+        return tree
+    return _with(tree, "cache.redis", Scalar(url, Origin(name, secret=True), "cache.redis"))
 
 
 def _with(tree: Tree, path: str, node: Node) -> Tree:

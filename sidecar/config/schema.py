@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr, WithJsonSchema
 
 from sidecar.config.addresses import Address, Cidr, Listener, Network, Server, Url
 from sidecar.config.base import Model, section, setting
+from sidecar.config.cache_policy import AdaptiveTtl, Cache, CacheKey, QueryKey
 from sidecar.config.policy import (
     IDEMPOTENT,
     Backoff,
@@ -28,14 +29,19 @@ from sidecar.config.policy import (
     Tls,
 )
 from sidecar.config.units import Count, Delay, Duration, Size, Switch, wrong
+from sidecar.stores.redis_url import parse as parse_redis_url
 
 __all__ = [
     "IDEMPOTENT",
+    "AdaptiveTtl",
     "Address",
     "Admin",
     "App",
     "Backoff",
     "Budget",
+    "Cache",
+    "CacheKey",
+    "CacheStore",
     "CircuitBreaker",
     "ConcurrencyLimit",
     "Config",
@@ -50,6 +56,7 @@ __all__ = [
     "Network",
     "Policy",
     "PolicyFile",
+    "QueryKey",
     "Retry",
     "RetryOn",
     "Route",
@@ -81,6 +88,18 @@ def _token(value: object) -> object:
     return None if value == "" else value
 
 
+def _redis(value: object) -> object:
+    if value == "" or not isinstance(value, str):
+        return value or None
+    try:
+        parse_redis_url(value)
+    except ValueError as error:
+        # The URL may hold a password, which may hold a `?`: no part of it is shown.
+        reason = re.sub(r"(?s)^unknown option .*; ", "it has an unknown option; ", str(error))
+        raise wrong(f"not the URL of a Redis: {reason}", value) from None
+    return value
+
+
 HealthPath = Annotated[str, AfterValidator(_health), WithJsonSchema({"type": "string", "pattern": "^/"})]
 Namespace = Annotated[
     str, AfterValidator(_namespace), WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"})
@@ -89,6 +108,22 @@ Token = Annotated[
     SecretStr | None,
     BeforeValidator(_token),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]}),
+]
+
+RedisUrl = Annotated[
+    SecretStr | None,
+    BeforeValidator(_redis),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "string",
+                    "pattern": r"^((redis|rediss|valkey|valkeys|unix)(\+(sentinel|cluster))?://.+)?$",
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
 ]
 
 
@@ -111,6 +146,19 @@ class Listen(Model):
         "127.0.0.1:9901",
         "Health and metrics. Elsewhere than on loopback it takes `admin.token`.",
         "0.0.0.0:9901",
+    )
+
+
+class CacheStore(Model):
+    """Where the cache keeps what routes with `cache` store."""
+
+    memory: Size = setting("64MiB", "Memory that cached answers may take, all routes together.", "256MiB")
+    redis: RedisUrl = setting(
+        None,
+        "URL of a Redis or Valkey that replicas share: `redis://`, `rediss://`, `unix://`, "
+        "`redis+sentinel://` or `redis+cluster://`. Absent or empty: REDIS_URL, else REDIS_HOST with "
+        "REDIS_PORT and REDIS_PASSWORD, else memory only; `off`: memory only.",
+        "redis://127.0.0.1:6379/0",
     )
 
 
@@ -163,6 +211,9 @@ class Trusted(Model):
         "Networks whose Forwarded and X-Forwarded-* headers count, and whose X-Request-ID is kept.",
         ["10.0.0.0/8"],
     )
+    debug: tuple[Cidr, ...] = setting(
+        ("127.0.0.1/32", "::1/128"), "Networks that may PURGE what is cached.", ["127.0.0.1/32"]
+    )
 
 
 class Settings(Model):
@@ -173,6 +224,7 @@ class Settings(Model):
     policies: tuple[str, ...] = setting(
         (), "Policy files, relative to this file; * and ** are wildcards.", ["policies/*.yaml"]
     )
+    cache: CacheStore = section(CacheStore, "Where the cache keeps its entries.")
     admin: Admin = section(Admin, "The admin listener.")
     logging: Logging = section(Logging, "Logs.")
     metrics: Metrics = section(Metrics, "Prometheus metrics.")

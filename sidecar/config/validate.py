@@ -38,6 +38,12 @@ _USUAL_NAMES: Final[Mapping[str, str]] = {
     "backend": "upstream",
     "prefix": "path, with * at the end",
     "methods": "method",
+    "max_age": "ttl",
+    "default_ttl": "ttl",
+    "max_ttl": "max_age_total",
+    "grace": "stale_while_revalidate, and stale_if_error for an origin that fails",
+    "swr": "stale_while_revalidate",
+    "vary": "key: {headers: […]}",
 }
 """What other proxies and libraries call some keys, where no key is spelled like it."""
 

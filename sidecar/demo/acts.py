@@ -43,6 +43,8 @@ class Result:
     said: str
     retries: dict[str, int]
     """By reason."""
+    cache: dict[str, int]
+    """Requests by what the cache did."""
     breaker: dict[str, int]
     """Transitions, by the state entered."""
     still_open: bool
@@ -75,6 +77,7 @@ async def perform(act: Act, stage: Stage, payloads: Payloads) -> Result:
         beside,
         said,
         after.since(before, "nextvision_retries_total", "reason"),
+        after.since(before, "nextvision_cache_operations_total", "outcome"),
         after.since(before, "nextvision_circuit_breaker_transitions_total", "to"),
         after.any_open,
     )
@@ -136,6 +139,17 @@ async def _crash(stage: Stage) -> str:
     return f"Both apps were killed after 1 s and started again; they were away for {away:.1f} s."
 
 
+async def _again(stage: Stage) -> str:
+    await stage.clock.sleep(2.0)
+    await stage.break_apps({"mode": "burst503", "every": 60.0, "for": 60.0})
+    await stage.clock.sleep(2.0)
+    await stage.break_apps({"mode": "ok"})
+    return (
+        "Twenty matchings were asked for over and over; after 2 s both apps answered 503 to everything, "
+        "for 2 s."
+    )
+
+
 async def _bursts(stage: Stage) -> str:
     await stage.break_apps({"mode": "burst503", "every": 1.2, "for": 0.3})
     await stage.clock.sleep(5.0)
@@ -164,6 +178,7 @@ ACTS = (
     Act("all well", 3.0, 3.0, _all_well),
     Act("app killed and restarted", 5.0, 20.0, _crash),
     Act("app answers 503 in bursts", 5.0, 3.0, _bursts),
+    Act("the same again and again, app failing", 5.0, 3.0, _again, Payloads.asked_again),
     Act("app hangs now and then", 4.0, 4.0, _hang),
     Act("OpenAI slow, app stands still", 5.0, 3.0, _stall, Payloads.with_cvs, until_closed=True),
 )

@@ -33,6 +33,7 @@ class Payloads:
 
     def __init__(self, folder: Path) -> None:
         self._matching = (folder / "matching_request.json").read_bytes()
+        self._asked = json.loads(self._matching)
         self._transport = json.loads((folder / "matching_transport_request.json").read_text("utf-8"))
         field = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name="
         self._cv_form = b"".join(
@@ -57,6 +58,11 @@ class Payloads:
     def with_cvs(self, number: int) -> Call:
         """The usual mix, with one in 25 a CV to be read by OpenAI."""
         return self.cv() if number % 25 == 12 else self.matching(number)
+
+    def asked_again(self, number: int) -> Call:
+        """Twenty questions, asked over and over; each time with other white space in the JSON."""
+        body = json.dumps(self._asked, indent=number % 3 or None).encode()
+        return Call("POST", f"/api/v1/matching/candidate/again-{number % 20}", body)
 
     def cv(self) -> Call:
         content_type = f"multipart/form-data; boundary={BOUNDARY}"

@@ -68,8 +68,16 @@ def _story(result: Result) -> list[str]:
             f"{count} {REASONS.get(reason, reason)}" for reason, count in sorted(result.retries.items())
         )
         story.append(f"The sidecar repeated {sum(result.retries.values())} attempts: {causes}.")
-    elif not result.breaker:
+    elif not result.breaker and not result.cache:
         story.append("The sidecar had nothing to do.")
+    if result.cache:
+        whole = sum(result.cache.values())
+        stale = result.cache.get("stale", 0)
+        fresh = sum(result.cache.get(outcome, 0) for outcome in ("hit", "updating", "collapsed"))
+        story.append(
+            f"Its cache gave {fresh} of {whole} answers, and {stale} more that were past their time while "
+            "the app failed."
+        )
     opened, closed = result.breaker.get("open", 0), result.breaker.get("closed", 0)
     if opened:
         now = "it is still open" if result.still_open else "it is closed now"

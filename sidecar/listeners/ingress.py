@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sidecar.config.addresses import Address, Network
+from sidecar.config.addresses import Address, Network, within
 from sidecar.errors import ClientError
 from sidecar.headers import REQUEST_KINDS, Kind, Lines
 from sidecar.heads import RequestHeads
@@ -218,12 +216,7 @@ class Listener:
         return client
 
     def _trusts(self, address: str) -> bool:
-        if not self._trusted:
-            return False
-        with contextlib.suppress(ValueError):
-            ip = ipaddress.ip_address(address)
-            return any(ip in network for network in self._trusted)
-        return False
+        return bool(self._trusted) and within(address, self._trusted)
 
 
 def parse_traceparent(value: bytes) -> tuple[bytes, bytes] | None:

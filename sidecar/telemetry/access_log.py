@@ -45,6 +45,7 @@ Record = tuple[
     int,  # attempts
     "Verdict | None",
     str,  # breaker
+    str,  # cache
     str | None,  # error code
     list[tuple[str, str]] | None,  # trail
     int,  # bytes in
@@ -127,6 +128,7 @@ class AccessLog:
                 exchange.attempts,
                 exchange.verdict,
                 exchange.breaker,
+                exchange.cache,
                 None if error is None else error.code,
                 exchange.note_list,
                 exchange.received,
@@ -166,7 +168,7 @@ class AccessLog:
     def _json(self, record: Record, epoch: float) -> bytes:
         (
             ended, status, how, method, target, request_id, trace, client, route, started, first_byte,
-            upstream, upstream_seconds, attempts, verdict, breaker, error, notes, received, sent,
+            upstream, upstream_seconds, attempts, verdict, breaker, cache, error, notes, received, sent,
         ) = record  # fmt: skip
         path = quote(_shown(target))[1:-1]
         return (
@@ -180,7 +182,8 @@ class AccessLog:
             f'"upstream_ms":{_MILLISECONDS % (upstream_seconds * 1000) if attempts else "null"},'
             # `_value_`: the property costs as much as half of the line in Python 3.11.
             f'"attempts":{attempts},"verdict":{quote(verdict._value_) if verdict else "null"},'
-            f'"breaker":{quote(breaker) if breaker else "null"},"error":{quote(error) if error else "null"},'
+            f'"breaker":{quote(breaker) if breaker else "null"},"cache":{quote(cache) if cache else "null"},'
+            f'"error":{quote(error) if error else "null"},'
             f'"trail":{_trail(notes) if notes else "[]"},"bytes_in":{received},"bytes_out":{sent},'
             f'"end":"{how}"}}\n'
         ).encode()
@@ -188,7 +191,7 @@ class AccessLog:
     def _console(self, record: Record, epoch: float) -> bytes:
         (
             ended, status, how, method, target, request_id, _, _, route, started, _,
-            upstream, _, attempts, verdict, breaker, error, notes, _, sent,
+            upstream, _, attempts, verdict, breaker, cache, error, notes, _, sent,
         ) = record  # fmt: skip
         level = level_of(status, how)
         time = self._stamp(epoch + ended)[11:-1]
@@ -200,6 +203,8 @@ class AccessLog:
             rest.append(f"upstream={upstream} attempts={attempts}")
         if verdict is not None:
             rest.append(f"verdict={verdict.value}")
+        if cache:
+            rest.append(f"cache={cache}")
         if breaker and breaker != "closed":
             rest.append(f"breaker={breaker}")
         if error is not None:

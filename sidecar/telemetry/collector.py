@@ -137,6 +137,18 @@ class Collector(CollectorBase):
             ("route", "reason"),
             _reasons((name, cells.retries_skipped) for name, cells in routes.items()),
         )
+        yield self._counter(
+            "cache_operations",
+            "Requests of routes with a cache, by route and by what the cache did.",
+            ("route", "outcome"),
+            _reasons((name, cells.cache) for name, cells in routes.items()),
+        )
+        yield self._gauge(
+            "cache_hit_rate",
+            "Share of those requests that were answered from the cache, since the start.",
+            ("route",),
+            (((name,), _hit_rate(cells.cache)) for name, cells in routes.items() if cells.cache),
+        )
         for name, text, attribute in (
             (
                 "circuit_breaker_rejections",
@@ -310,6 +322,12 @@ def _status(status: int) -> str:
     if status >= 100:
         return str(status)
     return f"{status}xx" if status else "other"
+
+
+def _hit_rate(outcomes: Mapping[str, int]) -> float:
+    """Revalidated answers count: their body did not come from the origin."""
+    served = sum(outcomes.get(outcome, 0) for outcome in ("hit", "stale", "updating", "revalidated"))
+    return served / sum(outcomes.values())
 
 
 def _reasons(rows: Iterable[tuple[str, Mapping[str, int]]]) -> Iterator[Row]:

@@ -76,6 +76,7 @@ class RouteCells:
     __slots__ = (
         "aborts",
         "breaker_rejections",
+        "cache",
         "clients_gone",
         "durations",
         "errors",
@@ -97,6 +98,8 @@ class RouteCells:
         self.retries_skipped: dict[str, int] = {}
         self.errors: dict[str, int] = {}
         self.breaker_rejections = 0
+        self.cache: dict[str, int] = {}
+        """Requests by what the cache did with them."""
         self.limit_rejections = 0
         self.aborts = 0
         self.clients_gone = 0
@@ -135,6 +138,9 @@ class RouteCells:
     def retry_skipped(self, reason: str) -> None:
         """A failed attempt is not repeated although the policy is there: budget, body size, time left."""
         _count(self.retries_skipped, reason)
+
+    def cached(self, outcome: str) -> None:
+        self.cache[outcome] = self.cache.get(outcome, 0) + 1
 
     def breaker_rejected(self) -> None:
         self.breaker_rejections += 1

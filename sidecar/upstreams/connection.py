@@ -11,7 +11,7 @@ import httptools
 
 from sidecar.errors import BadUpstreamResponse, BodyBroken, ConnectionReset, UpstreamError
 from sidecar.exchange import End, Exchange, Response, Stream
-from sidecar.headers import Kind, Line
+from sidecar.headers import Kind, Line, tokens
 
 if TYPE_CHECKING:
     from sidecar.upstreams.pool import Upstream
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 MAX_HEAD: Final = 256 * 1024
 """Bytes of a response head that are taken. An app beside us is trusted, but not without end."""
 
+CODINGS: Final = frozenset(
+    {b"chunked", b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress", b"br", b"zstd", b"identity"}
+)
+"""Transfer codings that mean something: a body in one of them could not be passed on (we ask for none). A
+name that means nothing codes nothing, and the body ends with the connection (RFC 9112, 6.3)."""
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """What a reason phrase may not hold (RFC 9112, 4), and llhttp lets pass."""
 
@@ -51,6 +56,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_reason",
         "_status",
         "_stream",
+        "_unframed",
         "_until_close",
         "_upstream",
         "_waiter",
@@ -94,6 +100,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._message_complete = False
         self._keep_alive = True
         self._framed = False
+        self._unframed = False
         self._length: int | None = None
         self._until_close = False
         self._raw_left = 0
@@ -388,7 +395,9 @@ class UpstreamConnection(asyncio.Protocol):
             if line.name == b"content-length":
                 self._length = int(line.value)
             elif line.value.lower() != b"chunked":
-                raise BadUpstreamResponse("the only transfer coding understood is chunked")
+                if not CODINGS.isdisjoint(tokens(line.value)):
+                    raise BadUpstreamResponse("the only transfer coding understood is chunked")
+                self._unframed = True
         elif kind is Kind.CONNECTION and b"close" in line.tokens:
             self._keep_alive = False
 
@@ -414,7 +423,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._parser = None
             self._message_complete = True
             self._length = None
-        elif not self._framed and status not in (204, 304):
+        elif (self._unframed or not self._framed) and status not in (204, 304):
             self._until_close = True
             self._keep_alive = False
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from sidecar.caching.cache import Caching
 from sidecar.cli import main, pipeline_names
 from sidecar.clock import SystemClock, SystemRandom
 from sidecar.config.load import load
@@ -39,7 +41,7 @@ routes:
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("NEXTVISION_ENV", "LOG_LEVEL"):
+    for name in ("NEXTVISION_ENV", "LOG_LEVEL", "REDIS_URL", "REDIS_HOST"):
         monkeypatch.delenv(name, raising=False)
     Path("sidecar.yaml").write_text("policies: [shop.yaml]\n", encoding="utf-8")
     Path("shop.yaml").write_text(POLICY, encoding="utf-8")
@@ -131,6 +133,66 @@ def test_explain_of_a_request_that_no_route_matches(shop: None, capsys: pytest.C
         ["upstream", "http://10.0.0.7"],
         ["pipeline", "observe"],
     ]
+
+
+CACHED = """\
+name: shop
+routes:
+  - name: search
+    match: {method: [GET, POST, PUT], path: "/search"}
+    cache:
+      namespace: "${SPACE:-found}"
+      methods: [GET, POST]
+      key: {query: {drop: [key], sort: true}, body: json}
+"""
+
+
+def cache_key(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What `explain` says of the cache key."""
+    assert main(["explain", *arguments]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cache key")]
+    return line.removeprefix("cache key").strip()
+
+
+def test_explain_prints_the_cache_key(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Equal for requests that the route takes for the same, and for no others."""
+    Path("shop.yaml").write_text(CACHED, encoding="utf-8")
+    key = cache_key(capsys, "GET", "/search?a=1&b=2&key=s3cret")
+    assert re.fullmatch(
+        r"found:v1:127\.0\.0\.1_8080:/search:[0-9a-f]{40} +and what the answer's Vary names", key
+    )
+    assert cache_key(capsys, "GET", "http://127.0.0.1:8080/search?b=2&key=other&a=1") == key
+    assert cache_key(capsys, "GET", "/search?a=1&b=3") != key
+    assert cache_key(capsys, "GET", "/search?a=1&b=2", "-H", "Host: shop").startswith(
+        "found:v1:shop:/search:"
+    )
+
+
+def test_explain_knows_the_body_of_a_post(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """By its meaning, written out or read from a file."""
+    Path("shop.yaml").write_text(CACHED, encoding="utf-8")
+    Path("body.json").write_text('{"b": 2, "a": 1.0}', encoding="utf-8")
+    key = cache_key(capsys, "POST", "/search", "-d", '{"a":1,"b":2}')
+    assert cache_key(capsys, "POST", "/search", "-d", "@body.json") == key
+    assert cache_key(capsys, "POST", "/search", "-d", '{"a":1,"b":3}') != key
+    assert main(["explain", "POST", "/search", "-d", "@missing"]) == 2
+    assert capsys.readouterr().err == "sidecar: missing: No such file or directory\n"
+
+
+def test_explain_says_why_there_is_no_cache_key(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """The method, for example."""
+    Path("shop.yaml").write_text(CACHED, encoding="utf-8")
+    assert cache_key(capsys, "PUT", "/search").split(None, 1) == ["none", "PUT is not among cache.methods"]
+
+
+def test_a_secret_namespace_is_in_no_shown_key(
+    shop: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As everywhere."""
+    Path("shop.yaml").write_text(CACHED, encoding="utf-8")
+    monkeypatch.setenv("SPACE", "hunter2")
+    assert main(["explain", "GET", "/search"]) == 0
+    assert "hunter2" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -250,6 +312,7 @@ def test_the_layers_that_are_shown_are_those_that_are_composed(monkeypatch: pyte
         state=State(metrics, clock),
         metrics=metrics,
         access_log=AccessLog(None, clock, format="json"),
+        caching=Caching.unused(clock),
     )
     single = [
         Route(name="any"),

@@ -58,6 +58,11 @@ def test_the_schema_takes_the_shipped_file(which: str) -> None:
         ("policy", {"name": "shop", "routes": []}),
         ("policy", {"name": "shop", "routes": [{"name": "cart", "retry": {"attempts": 0}}]}),
         ("policy", {"name": "shop", "routes": [{"name": "cart", "match": {"path": "cart"}}]}),
+        ("policy", {"name": "shop", "routes": [{"name": "cart", "cache": {"ttl": 30}}]}),
+        ("policy", {"name": "shop", "routes": [{"name": "cart", "cache": {"key": {"body": "text"}}}]}),
+        ("policy", {"name": "shop", "routes": [{"name": "cart", "cache": {"namespace": "a:b"}}]}),
+        ("policy", {"name": "shop", "routes": [{"name": "cart", "cache": {"warm": ["cart"]}}]}),
+        ("sidecar", {"cache": {"redis": "http://redis"}}),
     ],
 )
 def test_the_schema_refuses_what_is_wrong(which: str, value: object) -> None:
@@ -70,6 +75,29 @@ def test_the_schema_refuses_what_is_wrong(which: str, value: object) -> None:
     [
         ("sidecar", {"limits": {"body": "off", "connections": "${MOST}"}}),
         ("policy", {"name": "shop", "routes": [{"name": "cart", "retry": "off", "deadline": "${D:-3s}"}]}),
+        ("policy", {"name": "shop", "routes": [{"name": "cart", "cache": {"refresh_ahead": "off"}}]}),
+        ("policy", {"name": "shop", "routes": [{"name": "cart", "cache": "off"}]}),
+        (
+            "policy",
+            {
+                "name": "shop",
+                "routes": [
+                    {
+                        "name": "cart",
+                        "cache": {
+                            "ttl": "${TTL:-30m}",
+                            "methods": ["GET", "POST"],
+                            "key": {"query": {"drop": ["utm_*"], "bucket": {"t": "5m"}}, "body": "json"},
+                            "refresh_ahead": "80%",
+                            "warm": ["/cart?a=b"],
+                        },
+                    }
+                ],
+            },
+        ),
+        ("sidecar", {"cache": {"memory": "64MiB", "redis": ""}}),
+        ("sidecar", {"cache": {"redis": "redis+sentinel://a:1,b:2/mymaster"}}),
+        ("sidecar", {"cache": {"redis": "${REDIS_URL:-}"}}),
     ],
 )
 def test_the_schema_knows_off_and_references(which: str, value: object) -> None:

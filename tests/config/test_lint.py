@@ -48,6 +48,16 @@ def warnings(routes: str, main: str = "policies: [p.yaml]\n") -> list[str]:
         "routes: [{name: a, match: {method: GET}}, {name: b, match: {method: [GET, POST]}}]",
         "routes: [{name: cart, circuit_breaker: {failure_ratio: off}}]",
         "routes: [{name: cart, retry: {budget: off}}]",
+        "routes: [{name: cart, cache: {}}]",
+        "routes: [{name: cart, match: {method: [GET, POST]}, cache: {ttl: 30m}}]",
+        "routes: [{name: cart, match: {method: POST}, cache: {}}]",
+        "routes: [{name: cart, match: {method: POST}, cache: {methods: POST, key: {body: bytes}}}]",
+        "routes: [{name: cart, match: {method: GET}, cache: {methods: [GET, POST]}}]",
+        "defaults: {cache: {ttl: 1m}}\nroutes: [{name: cart, match: {method: POST}}]",
+        "routes: [{name: cart, cache: {stale_while_revalidate: 1m, stale_if_error: 0}}]",
+        "routes: [{name: cart, cache: {ttl: 7d, max_age_total: 7d}}]",
+        "routes: [{name: cart, cache: {ttl: 1m, adaptive_ttl: {min: 1m, max: 1m}, refresh_ahead: 80%}}]",
+        "routes: [{name: cart, match: {path: '/cart*'}, cache: {tags: [cart], warm: ['/cart/7?a=b']}}]",
     ],
 )
 def test_what_makes_sense_is_let_be(routes: str) -> None:
@@ -89,6 +99,40 @@ def test_trusting_everybody_is_a_warning() -> None:
     """Any client could then name its own address."""
     (said,) = warnings("routes: [{name: cart}]", "policies: [p.yaml]\ntrusted: {proxies: [0.0.0.0/0]}\n")
     assert said.startswith("sidecar.yaml:2:21: trusted.proxies[0]: warning: every client is believed")
+
+
+@pytest.mark.parametrize(
+    ("cache", "key", "said"),
+    [
+        (
+            "{methods: [GET, POST], ttl: 1m}",
+            "methods",
+            "each spelling of a POST's body has an answer of its own",
+        ),
+        ("{share_private: true}", "share_private", "answers that are meant for one user"),
+        ("{share_authorized: true}", "share_authorized", "answers to one user's credentials are shown"),
+        ("{respect_origin: false}", "respect_origin", "neither the origin nor the policy says"),
+        ("{refresh_ahead: 80%}", "refresh_ahead", "without ttl only answers are refreshed"),
+        ("{adaptive_ttl: {min: 1m, max: 1h}}", "adaptive_ttl", "there is no ttl that it could adapt"),
+        ("{ttl: 1d, adaptive_ttl: {min: 1m, max: 1h}}", "ttl", "1d is outside of adaptive_ttl, 1m to 1h"),
+    ],
+)
+def test_a_cache_that_may_surprise_is_a_warning(cache: str, key: str, said: str) -> None:
+    """It may be meant, and should be seen."""
+    (found,) = warnings(f"routes: [{{name: cart, cache: {cache}}}]")
+    assert f"routes.cart.cache.{key}: warning: {said}" in found
+
+
+def test_a_memory_that_one_answer_overflows_is_a_warning() -> None:
+    """Such an answer would be stored nowhere."""
+    (said,) = warnings("routes: [{name: cart, cache: {}}]", "policies: [p.yaml]\ncache: {memory: 64KiB}\n")
+    assert said.startswith("sidecar.yaml:2:17: cache.memory: warning: smaller than one answer may be by")
+
+
+def test_letting_everybody_purge_is_a_warning() -> None:
+    """Any client could empty the cache."""
+    (said,) = warnings("routes: [{name: cart}]", 'policies: [p.yaml]\ntrusted: {debug: ["::/0"]}\n')
+    assert said.startswith("sidecar.yaml:2:19: trusted.debug[0]: warning: everybody may PURGE")
 
 
 @pytest.mark.parametrize(

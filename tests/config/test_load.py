@@ -218,6 +218,11 @@ def test_no_error_shows_a_secret() -> None:
         'environment: "%s"',
         'app: {health: "%s"}',
         'metrics: {namespace: "%s"}',
+        'cache: {memory: "%s", redis: "%s"}',
+        'cache: {redis: "redis://:%s@a,b"}',
+        'cache: {redis: "redis://:x?%s=y@a"}',
+        'cache: {redis: "redis://a:%s"}',
+        'trusted: {debug: ["%s"]}',
     ]
     for place in places:
         with pytest.raises(ConfigError) as caught:

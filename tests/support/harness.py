@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import orjson
 
+from sidecar.caching.cache import Caching
 from sidecar.clock import Clock, Ids, SystemRandom
 from sidecar.config.addresses import Address
 from sidecar.config.schema import Route
@@ -205,6 +206,7 @@ class Harness:
             state=State(self.metrics, self.clock),
             metrics=self.metrics,
             access_log=AccessLog(None, self.clock),
+            caching=Caching.unused(self.clock),
         )
         ids = Ids()
         self.upstream = Upstream(

@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from sidecar.caching.cache import Caching
 from sidecar.config.schema import Route
 from sidecar.errors import SidecarError
 from sidecar.exchange import Exchange, Request, Response, Stream
 from sidecar.headers import Line
 from sidecar.pipeline import Place, Services, compile_pipeline
 from sidecar.state import State
+from sidecar.stores.memory import Memory
+from sidecar.stores.tiered import Tiered
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.metrics import Metrics
 from tests.support.clock import ManualClock, ScriptedRandom
@@ -70,6 +73,7 @@ class Bench:
             state=State(self.metrics, self.clock),
             metrics=self.metrics,
             access_log=AccessLog(None, self.clock),
+            caching=Caching(Tiered(Memory(1 << 20, self.clock), None, self.clock), self.clock, in_use=False),
         )
         self.calls: list[float] = []
         """`now()` at each attempt that reached the upstream."""

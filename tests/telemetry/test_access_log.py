@@ -57,6 +57,7 @@ def exchange(clock: ManualClock, target: bytes = b"/api/v1/things/42?key=S3CR3T&
     made.attempts = 2
     made.verdict = Verdict.OK
     made.breaker = "closed"
+    made.cache = "miss"
     made.first_byte = clock.now() + 0.02
     made.received = 7
     made.sent = 1024
@@ -90,6 +91,7 @@ def test_a_line_tells_the_whole_request(lines: Lines) -> None:
         "attempts": 2,
         "verdict": "ok",
         "breaker": "closed",
+        "cache": "miss",
         "error": None,
         "trail": ["retry=connect"],
         "bytes_in": 7,
@@ -225,7 +227,7 @@ def test_the_console_format_is_for_people(lines: Lines) -> None:
     log.close()
     assert lines.all() == [
         b"22:13:20.500 ERROR   GET /api/v1/things/42?key=***&q=x 502 500.0ms 1024B route=things "
-        b"upstream=app attempts=2 verdict=ok retry=connect id=" + b"a" * 32
+        b"upstream=app attempts=2 verdict=ok cache=miss retry=connect id=" + b"a" * 32
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from sidecar.caching.cache import Caching
 from sidecar.clock import SystemRandom
 from sidecar.config.schema import Route
 from sidecar.errors import (
@@ -49,6 +50,7 @@ class Stage:
             state=State(self.metrics, self.clock),
             metrics=self.metrics,
             access_log=self.access_log,
+            caching=Caching.unused(self.clock),
         )
         self.place = Place(Route.model_validate({"name": "things"}), "app", services)
         self.exchange = Exchange(Request("GET", b"/things", []), "192.0.2.7", self.clock.now())

@@ -1,0 +1,246 @@
+"""What the cache layers of all routes share, and what one route's layer is made from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from sidecar.caching.fill import Fills
+from sidecar.decisions.cache_control import SURROGATE, TARGETS
+from sidecar.decisions.cache_key import BodyRule, CacheKeys, KeyRules
+from sidecar.decisions.cache_rules import CacheRules
+from sidecar.decisions.canonical_url import QueryRules
+from sidecar.decisions.groups import group_tag
+from sidecar.decisions.invalidation import Uri
+from sidecar.decisions.vary import VariantKeys
+from sidecar.routing import Matcher
+from sidecar.stores.entry import MOST_VARIANTS, Entry, Variants
+from sidecar.stores.memory import Memory
+from sidecar.stores.tiered import Tiered
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidecar.clock import Clock
+    from sidecar.config.schema import Route
+    from sidecar.exchange import Request
+    from sidecar.headers import Line
+
+PASS_FOR: Final = 60.0
+"""Seconds for which a URL whose answer was not shared is not queued for (Varnish's hit-for-miss)."""
+MOST_PASSED: Final = 8192
+MOST_WANTED: Final = 4096
+"""URLs whose hits are remembered for warming; the less wanted half is forgotten when there are more."""
+TAG_FIELDS: Final = {b"cache-tag": b",", b"surrogate-key": b" "}
+"""Response fields that carry tags, with what separates them."""
+LONGEST_TAG: Final = 256
+MOST_TAGS: Final = 64
+UNVARIED: Final = b":-"
+"""Ends the key of a response without `Vary` whose URL had responses with one."""
+
+
+class Caching:
+    """One per process: the store, the fills under way, and what was learnt about URLs."""
+
+    def __init__(self, store: Tiered, clock: Clock, *, in_use: bool) -> None:
+        self.store = store
+        self.in_use = in_use
+        """Some route has a cache."""
+        self.clock = clock
+        self.fills = Fills()
+        self.variants = VariantKeys()
+        self.routes: dict[str, RouteCache] = {}
+        """By the route's name."""
+        self._passed: dict[bytes, float] = {}
+        self._wanted: Counter[tuple[str, str, bytes, bytes]] = Counter()
+
+    @classmethod
+    def unused(cls, clock: Clock) -> Caching:
+        """Where no route has a cache."""
+        return cls(Tiered(Memory(1 << 16, clock), None, clock), clock, in_use=False)
+
+    # -- hit-for-miss ----------------------------------------------------------------------------
+
+    def passes(self, key: bytes) -> bool:
+        """The last answer was for its client alone: waiting for the next one would be in vain."""
+        until = self._passed.get(key)
+        return until is not None and until > self.clock.now()
+
+    def pass_on(self, key: bytes) -> None:
+        if len(self._passed) >= MOST_PASSED:
+            self._passed.clear()
+        self._passed[key] = self.clock.now() + PASS_FOR
+
+    def share(self, key: bytes) -> None:
+        self._passed.pop(key, None)
+
+    # -- what is wanted --------------------------------------------------------------------------
+
+    def want(self, route: str, request: Request, times: int) -> None:
+        """A stored GET was of use `times` times."""
+        if request.method != "GET" or len(request.target) > 1024:
+            return
+        self._wanted[route, request.scheme, request.host, request.target] += times
+        if len(self._wanted) > MOST_WANTED:
+            self._wanted = Counter(dict(self._wanted.most_common(MOST_WANTED // 2)))
+
+    def most_wanted(self, count: int) -> list[tuple[str, str, bytes, bytes]]:
+        """Route, scheme, host and target of the URLs that were of most use."""
+        return [url for url, _ in self._wanted.most_common(count)]
+
+    # -- removal ---------------------------------------------------------------------------------
+
+    def invalidate(self, uri: Uri) -> None:
+        """Drops what is stored for a URI, in every route that may have it, without waiting for replicas."""
+        now = self.clock.wall()
+        for route in self.routes.values():
+            route.drop(route.keys.url(uri.scheme, uri.host, uri.target, now))
+
+    async def remove(self, uri: Uri) -> int:
+        """As `invalidate`; how many responses there were."""
+        now = self.clock.wall()
+        removed = 0
+        for route in self.routes.values():
+            removed += await route.remove(route.keys.url(uri.scheme, uri.host, uri.target, now))
+        return removed
+
+    def invalidate_group(self, host: bytes, group: str) -> None:
+        self.fills.background(self.store.purge_tag(group_tag(host, group)))
+
+    async def close(self) -> None:
+        await self.fills.close()
+        await self.store.close()
+
+
+class RouteCache:
+    """The cache of one route, compiled from its settings."""
+
+    def __init__(self, route: Route, caching: Caching) -> None:
+        settings = route.cache
+        assert settings is not None
+        self.name = route.name
+        self.settings = settings
+        self.caching = caching
+        self.namespace = settings.namespace or route.name
+        self.space = caching.store.space(self.namespace)
+        query = settings.key.query
+        key_headers = tuple(name.encode("ascii") for name in settings.key.headers)
+        self.keys = CacheKeys(
+            self.namespace,
+            KeyRules(
+                query=QueryRules(
+                    drop=frozenset(query.drop),
+                    fold=frozenset(query.fold),
+                    bucket=dict(query.bucket),
+                    sort=query.sort,
+                ),
+                headers=key_headers,
+                body=BodyRule(settings.key.body or "none"),
+            ),
+        )
+        self.rules = CacheRules(
+            ttl=settings.ttl,
+            negative_ttl=settings.negative_ttl,
+            stale_while_revalidate=settings.stale_while_revalidate,
+            stale_if_error=settings.stale_if_error,
+            max_age_total=settings.max_age_total,
+            respect_origin=settings.respect_origin,
+            methods=frozenset(settings.methods),
+            share_authorized=settings.share_authorized or b"authorization" in key_headers,
+            share_private=settings.share_private,
+            distrust_age=settings.distrust_age,
+            targets=(*TARGETS, SURROGATE),
+        )
+        self._matcher = Matcher([route.match])
+        self._tags = settings.tags
+        caching.routes[route.name] = self
+
+    # -- look-up ---------------------------------------------------------------------------------
+
+    async def find(self, key: bytes, headers: Sequence[Line]) -> tuple[bytes, Entry | None]:
+        """The stored response for a request, and its key: `key` itself where nothing varies."""
+        space = self.space
+        record = space.look(key)
+        if record is None:
+            record = await space.get(key)
+        if not isinstance(record, Variants):
+            return key, record
+        for names in record.names:
+            variant = self.place(key, names, headers) if names else key + UNVARIED
+            found = space.look(variant)
+            if found is None:
+                found = await space.get(variant)
+            if isinstance(found, Entry):
+                return variant, found
+        return key, None
+
+    # -- storing ---------------------------------------------------------------------------------
+
+    def place(self, key: bytes, names: tuple[bytes, ...], headers: Sequence[Line]) -> bytes:
+        """Where a response that varies by `names` is stored."""
+        return self.caching.variants.key(key, names, headers) if names else key
+
+    def put(self, key: bytes, place: bytes, names: tuple[bytes, ...], entry: Entry, since: int) -> bool:
+        """Stores `entry` at `place`; `key` then leads there."""
+        space = self.space
+        record = space.look(key)
+        if place == key and not isinstance(record, Variants):
+            return space.put(key, entry, since)
+        if isinstance(record, Variants):
+            sets = [names, *(each for each in record.names if each != names)]
+            keys = [each for each in record.keys if each != place]
+            until = record.lifetime_end
+        else:
+            sets, keys, until = [names], [], 0.0
+        if place == key:  # no Vary any more: a place of its own, as the key leads to variants
+            place = key + UNVARIED
+        keys.append(place)
+        if len(keys) > MOST_VARIANTS:
+            space.drop(*keys[:-MOST_VARIANTS])
+            keys = keys[-MOST_VARIANTS:]
+        if not space.put(place, entry, since):
+            return False
+        until = max(until, entry.kept_until)
+        return space.put(key, Variants(sets[:8], keys, until), since)
+
+    def drop(self, key: bytes) -> None:
+        """Removes a URL with all its variants, at once; what only replicas know of, in the background."""
+        record = self.caching.store.look(key)
+        if isinstance(record, Variants):
+            self.space.drop(key, *record.keys)
+        elif record is None and self.caching.store.shared is not None:
+            self.caching.fills.background(self.remove(key))
+        else:
+            self.space.drop(key)
+
+    async def remove(self, key: bytes) -> int:
+        """As `drop`; how many responses there were."""
+        record = await self.caching.store.get(key)
+        if isinstance(record, Variants):
+            await self.space.delete(key, *record.keys)
+            return len(record.keys)
+        await self.space.delete(key)
+        return int(record is not None)
+
+    def tags_of(self, request: Request, headers: Sequence[Line], groups: tuple[str, ...]) -> tuple[str, ...]:
+        """From the path's variables, from the response's fields, from its groups."""
+        tags: dict[str, None] = {}
+        if self._tags:
+            variables = self._matcher.variables(0, request.path)
+            for template in self._tags:
+                tags[template.format_map(variables) if "{" in template else template] = None
+        for line in headers:
+            separator = TAG_FIELDS.get(line.name)
+            if separator is not None:
+                for tag in line.value.split(separator):
+                    text = tag.strip().decode("latin-1")
+                    if text and len(text) <= LONGEST_TAG:
+                        tags[text] = None
+        for group in groups:
+            tags[group_tag(request.host, group)] = None
+        return tuple(tags)[:MOST_TAGS]
+
+    def rules_after(self, ttl: float | None) -> CacheRules:
+        """The rules with a `ttl` that was learnt."""
+        return self.rules if ttl is None else dataclasses.replace(self.rules, ttl=ttl)

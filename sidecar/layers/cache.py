@@ -1,0 +1,319 @@
+"""Answers from what is stored, and asks the origin once for all who want the same.
+
+Must be above `deadline` and `retry`: one coalesced fill, with a deadline of its own, retried once for
+all who wait. It decides alone what is stored and who is given it; what the rules of RFC 9111 say is in
+`decisions/`, and what a fill does in `caching/`.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from sidecar.caching.answers import answer, marked
+from sidecar.caching.cache import RouteCache
+from sidecar.caching.fill import report
+from sidecar.caching.origin import Origin, dated
+from sidecar.decisions.asked import asked_of
+from sidecar.decisions.cache_control import NOTHING_ASKED
+from sidecar.decisions.cache_status import Forward, hit, member
+from sidecar.decisions.conditional import Condition, evaluate, not_modified_headers
+from sidecar.decisions.freshness import ttl
+from sidecar.decisions.groups import invalidated_groups
+from sidecar.decisions.invalidation import SAFE, Uri, invalidated
+from sidecar.decisions.refresh import refresh_due
+from sidecar.decisions.reuse import Use, is_error, judge_use, may_serve_on_error
+from sidecar.decisions.verdict import BY_STATUS
+from sidecar.errors import CacheMissed, ConnectFailed, ConnectionReset, SidecarError, UpstreamError
+from sidecar.exchange import Response, Stream
+from sidecar.headers import Line
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from sidecar.caching.cache import Caching
+    from sidecar.caching.fill import Filled
+    from sidecar.decisions.asked import Asked
+    from sidecar.exchange import Exchange, Request
+    from sidecar.pipeline import Handler, Layer, Place
+    from sidecar.stores.entry import Entry
+
+MOST_ROUNDS = 3
+"""Fills that a request joins in vain (other variants, answers for one client) before it goes alone."""
+
+
+def layer(place: Place) -> Layer | None:
+    caching = place.services.caching
+    if place.route.cache is None:
+        if not caching.in_use or (place.route.match.method and SAFE.issuperset(place.route.match.method)):
+            return None
+        return _invalidating(caching)
+    return _Cache(place, RouteCache(place.route, caching)).around
+
+
+def _invalidating(caching: Caching) -> Layer:
+    """For a route without `cache` whose methods may change what others have stored (RFC 9111, 4.4)."""
+
+    def around(inner: Handler) -> Handler:
+        async def changing(exchange: Exchange) -> Response:
+            response = await inner(exchange)
+            invalidate(caching, exchange.request, response)
+            return response
+
+        def cache(exchange: Exchange) -> Awaitable[Response]:
+            return inner(exchange) if exchange.request.method in SAFE else changing(exchange)
+
+        return cache
+
+    return around
+
+
+def invalidate(
+    caching: Caching, request: Request, response: Response, declared_safe: frozenset[str] = frozenset()
+) -> None:
+    """Drops what an unsafe method's answer makes invalid."""
+    uri = Uri(request.scheme, request.host, request.target)
+    for changed in invalidated(
+        request.method, response.status, uri, response.headers, declared_safe=declared_safe
+    ):
+        caching.invalidate(changed)
+    for group in invalidated_groups(request.method, response.headers, declared_safe=declared_safe):
+        caching.invalidate_group(request.host, group)
+
+
+class _Cache:
+    """The layer of one route."""
+
+    def __init__(self, place: Place, route: RouteCache) -> None:
+        self._route = route
+        self._caching = route.caching
+        self._clock = place.services.clock
+        self._cells = place.services.metrics.route(place.route.name, place.upstream)
+        self._methods = frozenset(place.route.cache.methods if place.route.cache else ())
+        self._ahead = place.route.cache.refresh_ahead if place.route.cache else None
+        self._simple = not route.settings.key.headers and route.settings.key.body is None
+
+    def around(self, inner: Handler) -> Handler:
+        self._inner = inner
+        self._origin = Origin(self._route, inner, self._clock)
+        return self.handle
+
+    async def handle(self, exchange: Exchange) -> Response:
+        request = exchange.request
+        method = request.method
+        if (method not in self._methods and method != "HEAD") or request.upgrade:
+            return await self._pass(exchange)
+        body = request.body
+        if isinstance(body, Stream):
+            gathered = await self._gather(body)
+            if gathered is None:
+                return await self._pass(exchange, Forward.BYPASS)
+            body = request.body = gathered
+        asked = asked_of(request.headers)
+        now = self._clock.wall()
+        if self._simple and not body and method != "POST":
+            key = self._route.keys.url(request.scheme, request.host, request.target, now)
+        else:
+            key = self._route.keys.request(
+                method, request.scheme, request.host, request.target, request.headers, body, now
+            )
+        return await self._answer(exchange, asked, key, now)
+
+    async def _answer(self, exchange: Exchange, asked: Asked, key: bytes, now: float) -> Response:
+        request = exchange.request
+        for _ in range(MOST_ROUNDS):
+            place, entry = await self._route.find(key, request.headers)
+            use = judge_use(entry.lifetime if entry is not None else None, asked.directives, now)
+            if entry is not None and use in (Use.FRESH, Use.STALE_ALLOWED, Use.STALE_WHILE_REVALIDATE):
+                response = answer(entry, request, asked, now, hit(ttl(entry.lifetime, now)))
+                if response is not None:
+                    entry.used += 1
+                    self._served(exchange, use, asked, key, place, entry, now)
+                    return response
+            if use is Use.ONLY_IF_CACHED:
+                self._count(exchange, "miss")
+                raise CacheMissed
+            if use is Use.BYPASS:
+                return await self._pass(exchange, Forward.BYPASS)
+            if request.method == "HEAD":
+                return await self._head(exchange, key, place, entry)
+            stale = entry if use is Use.VALIDATE or use is Use.FRESH else None
+            solo = (
+                asked.directives is not NOTHING_ASKED
+                or asked.preconditions
+                or asked.ranged
+                or self._caching.passes(key)
+            )
+            response = await self._from_origin(exchange, asked, key, place, stale, solo=solo)
+            if response is not None:
+                return response
+            now = self._clock.wall()
+        response = await self._from_origin(exchange, asked, key, key, None, solo=True)
+        assert response is not None
+        return response
+
+    def _served(
+        self, exchange: Exchange, use: Use, asked: Asked, key: bytes, place: bytes, entry: Entry, now: float
+    ) -> None:
+        if use is Use.FRESH:
+            self._count(exchange, "hit")
+            if self._ahead is not None and refresh_due(entry.lifetime, self._ahead, now):
+                self._refresh(exchange, asked, key, place, entry)
+        elif use is Use.STALE_WHILE_REVALIDATE:
+            self._count(exchange, "updating")
+            self._refresh(exchange, asked, key, place, entry)
+        else:
+            self._count(exchange, "stale")
+
+    def _refresh(self, exchange: Exchange, asked: Asked, key: bytes, place: bytes, entry: Entry) -> None:
+        """Exactly one fill in the background; nobody waits for it."""
+        if exchange.request.method == "HEAD" or asked.ranged or asked.preconditions:
+            return
+        line = place + _credential(exchange.request) if asked.authorized else place
+        if self._caching.fills.find(line) is None:
+            self._caching.want(self._route.name, exchange.request, entry.used)
+            self._origin.start(exchange, asked, key, place, entry, line=line)
+
+    async def _from_origin(
+        self, exchange: Exchange, asked: Asked, key: bytes, place: bytes, entry: Entry | None, *, solo: bool
+    ) -> Response | None:
+        """The origin's answer, shared with who asks the same; None: look again, it was not for us."""
+        line = place + _credential(exchange.request) if asked.authorized else place
+        fill = None if solo else self._caching.fills.find(line)
+        joined = fill is not None
+        if fill is None:
+            fill = self._origin.start(exchange, asked, key, place, entry, line=None if solo else line)
+        filled = await fill.wait(first=not joined)
+        if not joined:
+            report(fill.exchange, exchange)
+        if joined and not self._fits(filled, key, exchange.request):
+            return None
+        now = self._clock.wall()
+        error = filled.error
+        if error is not None:
+            if entry is not None and self._stands_in(entry, asked, now, error):
+                return self._stale(exchange, entry, asked, now, None)
+            self._count(exchange, "miss")
+            raise error
+        if filled.entry is not None and (filled.validated or filled.response is None):
+            return self._validated(exchange, asked, filled, now, joined=joined)
+        response = filled.take()
+        verdict = response.verdict or BY_STATUS[response.status]
+        failed = is_error(response.status, verdict)
+        if failed and entry is not None and may_serve_on_error(entry.lifetime, asked.directives, now):
+            status = response.status
+            response.close()
+            return self._stale(exchange, entry, asked, now, status)
+        self._count(exchange, "collapsed" if joined else "miss")
+        forward = Forward.STALE if entry is not None else Forward.URI_MISS
+        if solo and entry is None and asked.directives.no_cache:
+            forward = Forward.REQUEST
+        return self._conditional(
+            exchange.request,
+            asked,
+            marked(
+                response,
+                member(forward, forward_status=response.status, stored=filled.stored, collapsed=joined),
+            ),
+            now,
+        )
+
+    def _fits(self, filled: Filled, key: bytes, request: Request) -> bool:
+        """Whether what another's fill brought is for this request too."""
+        if filled.error is not None:
+            return True
+        if not filled.shared or (filled.broadcast is not None and not filled.broadcast.kept):
+            return False
+        return not filled.names or self._route.place(key, filled.names, request.headers) == filled.key
+
+    def _validated(
+        self, exchange: Exchange, asked: Asked, filled: Filled, now: float, *, joined: bool
+    ) -> Response | None:
+        entry = filled.entry
+        assert entry is not None
+        self._count(exchange, "collapsed" if joined else "revalidated" if filled.validated else "hit")
+        status = (
+            member(
+                Forward.STALE,
+                forward_status=304,
+                ttl=ttl(entry.lifetime, now),
+                stored=filled.stored,
+                collapsed=joined,
+            )
+            if filled.validated
+            else hit(ttl(entry.lifetime, now))
+        )
+        return answer(entry, exchange.request, asked, now, status)
+
+    def _stands_in(self, entry: Entry, asked: Asked, now: float, error: BaseException) -> bool:
+        if not isinstance(error, SidecarError):
+            return False
+        disconnected = isinstance(error, ConnectFailed | ConnectionReset) or not isinstance(
+            error, UpstreamError
+        )
+        return may_serve_on_error(entry.lifetime, asked.directives, now, disconnected=disconnected)
+
+    def _stale(
+        self, exchange: Exchange, entry: Entry, asked: Asked, now: float, status: int | None
+    ) -> Response | None:
+        self._count(exchange, "stale")
+        shown = member(
+            Forward.STALE, forward_status=status, ttl=ttl(entry.lifetime, now), detail="stale-if-error"
+        )
+        response = answer(entry, exchange.request, asked, now, shown)
+        if response is not None:
+            response.add(Line(b"Sidecar-Degraded", b"stale"))
+        return response
+
+    def _conditional(self, request: Request, asked: Asked, response: Response, now: float) -> Response:
+        """A client's condition holds for what the origin answered without it, too."""
+        if not asked.preconditions or response.status != 200:
+            return response
+        condition = evaluate(
+            request.headers, response.headers, status=200, method=request.method, received=now, now=now
+        )
+        if condition is not Condition.NOT_MODIFIED:
+            return response
+        response.close()
+        return Response(304, not_modified_headers(response.headers))
+
+    async def _pass(self, exchange: Exchange, forward: Forward = Forward.METHOD) -> Response:
+        """Past the cache; an unsafe method may make what is stored invalid."""
+        sent = self._clock.wall()
+        response = await self._inner(exchange)
+        dated(response, self._clock.wall())
+        invalidate(self._caching, exchange.request, response, self._methods)
+        if exchange.request.method == "POST":
+            self._origin.names_itself(exchange.request, response, sent)
+        self._count(exchange, "bypass" if forward in (Forward.METHOD, Forward.BYPASS) else "miss")
+        return marked(response, member(forward, forward_status=response.status))
+
+    async def _head(self, exchange: Exchange, key: bytes, place: bytes, entry: Entry | None) -> Response:
+        """A HEAD that nothing stored answers; what it says may bring a stored GET up to date."""
+        response = await self._pass(exchange, Forward.URI_MISS if entry is None else Forward.STALE)
+        if entry is not None and response.status == 200:
+            self._origin.head_seen(exchange.request, key, entry, response)
+        return response
+
+    async def _gather(self, body: Stream) -> bytes | None:
+        """A request body that is part of the key; None when it is too large to be one."""
+        most = self._route.settings.max_object
+        if body.length is None or body.length > most:
+            return None
+        parts = []
+        while data := await body.read():
+            parts.append(data)
+        return b"".join(parts)
+
+    def _count(self, exchange: Exchange, outcome: str) -> None:
+        exchange.cache = outcome
+        self._cells.cached(outcome)
+
+
+def _credential(request: Request) -> bytes:
+    """Tells the holders of credentials apart, without keeping any."""
+    digest = blake2b(digest_size=12)
+    for line in request.headers:
+        if line.name == b"authorization":
+            digest.update(line.value + b"\n")
+    return digest.hexdigest().encode("ascii")
