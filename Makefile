@@ -52,7 +52,7 @@ pytest: $(READY) ## the tests alone; ARGS goes to pytest
 	$(STEP) 'tests: pytest on $(JOBS) processes'
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-all: $(READY) ## the tests that need programs of the system (curl, node); says what is missing
+test-all: $(READY) ## the tests that need programs of the system (curl, node, npm); says what is missing
 	@$(PY) scripts/system_programs.py
 	$(STEP) 'tests with programs of the system: pytest -m system'
 	@$(PY) -m pytest -m system $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from bench import measure, memory, report
@@ -51,7 +52,8 @@ def progress(text: str) -> None:
 
 def speed(bench: Bench, plan: measure.Plan) -> str:
     samples = []
-    total = len(plan.proxies) * len(plan.cases) * len(plan.connections) * plan.rounds
+    cells = sum(plan.takes(proxy, case) for proxy in plan.proxies for case in plan.cases)
+    total = cells * len(plan.connections) * plan.rounds
     progress("starting and warming")
     for sample in measure.rounds(bench, plan):
         samples.append(sample)
@@ -88,9 +90,12 @@ def main() -> int:
         if wrk and given.what != "memory":
             cases = [case for case in CASES if not given.only or case.name in given.only]
             plan = measure.Plan(wrk, proxies, cases, given.connections, given.rounds, given.seconds)
+            plan = replace(
+                plan, proxies=[it for it in proxies if any(plan.takes(it, case) for case in cases)]
+            )
             parts.append(speed(bench, plan))
         if given.what != "speed":
-            parts.append(footprints(bench, proxies))
+            parts.append(footprints(bench, [proxy for proxy in proxies if proxy.forwards]))
     text = "\n".join(parts)
     print(text)
     if given.markdown:

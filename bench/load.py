@@ -25,6 +25,8 @@ class Case:
     """Bytes of request body."""
     varying: bool = False
     """A new traceparent and X-Request-ID on each request."""
+    cached: bool = False
+    """The proxy has the answer, and asks nobody."""
 
     @property
     def receives(self) -> int:
@@ -38,6 +40,8 @@ CASES = (
     Case("post1k", "POST 1 KiB", "/post", "POST", KIB),
     Case("get64k", "GET 64 KiB", "/64k"),
     Case("get1m", "GET 1 MiB", "/1m"),
+    Case("hit", "cache hit, 1 KiB", "/hit", cached=True),
+    Case("hit-varying", "cache hit, 1 KiB, varying head", "/hit", varying=True, cached=True),
 )
 CONNECTIONS = (1, 16, 64)
 LOOKED_AT = 20
@@ -83,7 +87,8 @@ def drive(wrk: str, port: int, case: Case, connections: int, seconds: int) -> Ou
 
 
 def right(port: int, case: Case) -> bool:
-    """Some requests on one connection, each answer looked at whole."""
+    """Some requests on one connection, each answer looked at whole; of a cached one there is a single one."""
+    origins = set()
     body = b"x" * case.sends if case.sends else None
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     with contextlib.closing(connection):
@@ -96,7 +101,8 @@ def right(port: int, case: Case) -> bool:
                 return False
             if response.status != 200 or answer != b"x" * case.receives:
                 return False
-    return True
+            origins.add(response.getheader("X-Origin-Answer"))
+    return not case.cached or (len(origins) == 1 and None not in origins)
 
 
 def counted(admin: int) -> int:

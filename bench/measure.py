@@ -77,6 +77,10 @@ class Plan:
     rounds: int
     seconds: int
 
+    @staticmethod
+    def takes(proxy: Proxy, case: Case) -> bool:
+        return proxy.caches if case.cached else proxy.forwards
+
 
 def sample(plan: Plan, proxy: Proxy, running: Running, case: Case, connections: int, nth: int) -> Sample:
     served = counted(running.place.admin) if proxy.counts else 0
@@ -112,7 +116,7 @@ def start_all(stack: contextlib.ExitStack, bench: Bench, plan: Plan) -> list[tup
         except StartError as error:
             print(error, file=sys.stderr)
             continue
-        for case in plan.cases:
+        for case in (case for case in plan.cases if plan.takes(proxy, case)):
             drive(plan.wrk, started.place.port, case, 16, WARM_UP)
         running.append((proxy, started))
     return running
@@ -129,7 +133,7 @@ def rounds(bench: Bench, plan: Plan) -> Iterator[Sample]:
             first = nth % max(len(running), 1)
             order = running[first:] + running[:first]
             for case, connections in itertools.product(plan.cases, plan.connections):
-                for each in order.copy():
+                for each in [each for each in order if plan.takes(each[0], case)]:
                     try:
                         yield undisturbed(plan, *each, case, connections, nth)
                     except (OSError, psutil.Error, subprocess.CalledProcessError) as error:

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,10 @@ class Proxy:
     version: Callable[[str], str]
     counts: bool = False
     """Whether it has the sidecar's /metrics."""
+    forwards: bool = True
+    """Whether it is measured at passing requests on."""
+    caches: bool = False
+    """Whether it is measured at answering from its cache."""
 
 
 def said(pattern: str, *arguments: str) -> Callable[[str], str]:
@@ -90,6 +95,15 @@ def haproxy(program: str, place: Place) -> list[str]:
     return [program, "-db", "-f", str(place.fill("haproxy.cfg"))]
 
 
+def varnish(program: str, place: Place) -> list[str]:
+    """Varnish in the foreground, and its log reader as a child: a process of its own, as Varnish has it."""
+    home = ["-n", str(place.folder / "varnish")]
+    log = ["varnishncsa", *home, "-t", "30", "-a", "-w", str(place.log), "-j", "-F", VARNISH_LOG]
+    cache = [program, "-F", *home, "-a", f"127.0.0.1:{place.port}", "-f", str(place.fill("varnish.vcl"))]
+    cache += ["-s", "malloc,64m", "-p", "timeout_idle=300"]
+    return ["sh", "-c", f"{shlex.join(log)} & exec {shlex.join(cache)}"]
+
+
 def envoy(program: str, place: Place) -> list[str]:
     options = "--concurrency 1 --disable-hot-restart --log-level warning --file-flush-interval-msec 1000"
     return [program, *options.split(), "-c", str(place.fill("envoy.yaml"))]
@@ -115,6 +129,10 @@ def bare(program: str, place: Place) -> list[str]:
     return [program, "-m", "sidecar", "run", "-c", str(place.fill("sidecar.yaml", POLICIES="[]"))]
 
 
+VARNISH_LOG = (
+    '{"time":"%{%Y-%m-%dT%H:%M:%SZ}t","method":"%m","path":"%U","status":%s,"bytes":%b,"duration":%D,'
+    '"cache":"%{Varnish:hitmiss}x","request_id":"%{X-Request-ID}i","client":"%h","user_agent":"%{User-agent}i"}'
+)
 NGINX_VERSION = said(r"nginx/(\S+)", "-v")
 WRK_VERSION = said(r"wrk (?:debian/)?(\S+)", "-v")
 SIDECAR = packages("nextvision-sidecar", "aiohttp", "uvloop", "httptools")
@@ -122,12 +140,13 @@ PROXIES = (
     Proxy(
         "sidecar",
         "sidecar",
-        "deadline, retry, circuit breaker, concurrency limit, attempt timeout, JSON access log",
+        "deadline, retry, circuit breaker, concurrency limit, attempt timeout, JSON access log; its cache",
         find_sidecar,
         "run from the repository",
         sidecar,
         SIDECAR,
         counts=True,
+        caches=True,
     ),
     Proxy(
         "bare",
@@ -151,20 +170,33 @@ PROXIES = (
     Proxy(
         "nginx",
         "nginx",
-        "one worker, JSON access log, proxy_next_upstream, keep-alive to the origin",
+        "one worker, JSON access log, proxy_next_upstream, keep-alive to the origin; proxy_cache in memory",
         find_program("nginx"),
         "apt install nginx",
         nginx,
         NGINX_VERSION,
+        caches=True,
     ),
     Proxy(
         "haproxy",
         "HAProxy",
-        "one thread, JSON access log (a write per line), retries, http-reuse always",
+        "one thread, JSON access log (a write per line), retries, http-reuse always; its cache",
         find_program("haproxy"),
         "apt install haproxy",
         haproxy,
         said(r"version (\d+\.\d+\.\d+)", "-v"),
+        caches=True,
+    ),
+    Proxy(
+        "varnish",
+        "Varnish",
+        "cache in malloc, JSON access log by varnishncsa, which counts as part of it",
+        lambda: find_program("varnishncsa")() and find_program("varnishd")(),
+        "apt install varnish",
+        varnish,
+        said(r"varnish-(\d+\.\d+\.\d+)", "-V"),
+        forwards=False,
+        caches=True,
     ),
     Proxy(
         "aiohttp",

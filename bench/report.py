@@ -14,6 +14,8 @@ from bench.processes import CPUS, LOAD_CPU, PROXY_CPU
 from bench.proxies import Proxy
 
 REFERENCES = ("envoy", "nginx", "aiohttp")
+CACHES = ("nginx", "varnish", "haproxy")
+"""What hits are compared with."""
 SUBJECTS = ("sidecar", "bare")
 MISSING = "–"
 MIB = 1024 * 1024
@@ -104,18 +106,28 @@ class Speed:
 
     def ratios(self) -> str:
         """CPU per request over that of a reference in the same round; then the median over rounds."""
-        names = [proxy.name for proxy in self.proxies]
+        parts = [self.ratios_to(REFERENCES, cached=False), self.ratios_to(CACHES, cached=True)]
+        found = [part for part in parts if part]
+        return (
+            "\n".join(("## CPU per request: ratios\n\nPer round, then the median.\n", *found))
+            if found
+            else ""
+        )
+
+    def ratios_to(self, references: Sequence[str], *, cached: bool) -> str:
+        """Of the cases that are cache hits, or of the others."""
+        rows = [row for row in self.rows if row[0].cached == cached]
+        names = [
+            proxy.name for proxy in self.proxies if any(self.plan.takes(proxy, case) for case, _ in rows)
+        ]
         subjects = [name for name in SUBJECTS if name in names] or names
         titles = {proxy.name: proxy.title for proxy in self.proxies}
-        pairs = [(name, by) for name in subjects for by in REFERENCES if by in names and by != name]
+        pairs = [(name, by) for name in subjects for by in references if by in names and by != name]
         if not pairs:
             return ""
-        return "## CPU per request: ratios\n\nPer round, then the median.\n\n" + table(
+        return table(
             ("case", "connections", *(f"{titles[name]} ÷ {titles[by]}" for name, by in pairs)),
-            (
-                (row[0].title, str(row[1]), *(self.ratio(name, by, row) for name, by in pairs))
-                for row in self.rows
-            ),
+            ((row[0].title, str(row[1]), *(self.ratio(name, by, row) for name, by in pairs)) for row in rows),
         )
 
     def ratio(self, name: str, by: str, row: Row) -> str:

@@ -19,7 +19,8 @@ class Program(NamedTuple):
 
 PROGRAMS = (
     Program("curl", "curl", "a real client in tests/e2e"),
-    Program("node", "nodejs", "its fetch is a real client in tests/e2e"),
+    Program("node", "nodejs", "its fetch is a real client in tests/e2e; runs the suite in tests/conformance"),
+    Program("npm", "npm", "installs the suite in tests/conformance"),
 )
 
 

@@ -16,11 +16,16 @@ TICK = 0.010
 class Timer:
     """A callback that is due at a time. `cancel` is safe at any moment, also after it fired."""
 
-    __slots__ = ("bucket", "callback")
+    __slots__ = ("bucket", "callback", "fired")
 
-    def __init__(self, callback: Callable[[], None], bucket: set[Timer]) -> None:
+    def __init__(self, callback: Callable[[], object], bucket: set[Timer]) -> None:
         self.callback = callback
         self.bucket = bucket
+        self.fired = False
+
+    def fire(self) -> None:
+        self.fired = True
+        self.callback()
 
     def cancel(self) -> None:
         self.bucket.discard(self)
@@ -39,7 +44,7 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None: ...
 
-    def arm(self, at: float, callback: Callable[[], None]) -> Timer:
+    def arm(self, at: float, callback: Callable[[], object]) -> Timer:
         """Calls `callback` once `now()` has reached `at`, unless the timer is cancelled."""
         ...
 
@@ -64,7 +69,7 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    def arm(self, at: float, callback: Callable[[], None]) -> Timer:
+    def arm(self, at: float, callback: Callable[[], object]) -> Timer:
         # One slot later than `at`, so that a timer never fires early.
         slot = int(at / TICK) + 1
         if not self._ticking:
@@ -92,7 +97,7 @@ class SystemClock:
             bucket = buckets.pop(slot)
             while bucket:
                 try:
-                    bucket.pop().callback()
+                    bucket.pop().fire()
                 except Exception as error:  # noqa: BLE001 - one bad callback must not stop all deadlines
                     loop.call_exception_handler({"message": "a timer's callback failed", "exception": error})
         if buckets:

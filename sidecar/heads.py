@@ -100,7 +100,8 @@ class _Blocks:
         if match is None:
             return None
         line = Line(match[1], match[2], self._kinds)
-        if len(raw) <= LONGEST:
+        # What the sidecar replaces, ids above all, mostly differs each time.
+        if len(raw) <= LONGEST and line.kind is not Kind.OURS:
             if len(self._lines) >= MOST:
                 self._lines.clear()
             self._lines[raw] = line

@@ -71,9 +71,8 @@ class Broadcast:
                     self._chunks.clear()
                 if self.kept:
                     self._chunks.append(data)
-                elif not self._seats:  # nobody reads it, and it will not be stored
+                elif not self._seats:
                     body.close()
-                    return None
                 for seat in tuple(self._seats):
                     seat.stream.feed(data)
                 while self.slow and not self.kept:
@@ -101,4 +100,6 @@ class Broadcast:
         if seat in self._seats:
             self._seats.remove(seat)
         self.slow.discard(seat)
+        if not self.kept and not self._seats:  # nobody reads it, and it will not be stored
+            self._body.close()
         self.wake()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from sidecar.caching.fill import Fills
-from sidecar.decisions.cache_control import SURROGATE, TARGETS
-from sidecar.decisions.cache_key import BodyRule, CacheKeys, KeyRules
-from sidecar.decisions.cache_rules import CacheRules
-from sidecar.decisions.canonical_url import QueryRules
+from sidecar.config.cache_rules import cache_keys, cache_rules, namespace
 from sidecar.decisions.groups import group_tag
 from sidecar.decisions.invalidation import Uri
 from sidecar.decisions.vary import VariantKeys
-from sidecar.routing import Matcher
+from sidecar.routing import Matcher, path_pattern
 from sidecar.stores.entry import MOST_VARIANTS, Entry, Variants
 from sidecar.stores.memory import Memory
 from sidecar.stores.tiered import Tiered
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
 
     from sidecar.clock import Clock
     from sidecar.config.schema import Route
+    from sidecar.decisions.cache_rules import CacheRules
     from sidecar.exchange import Request
     from sidecar.headers import Line
 
@@ -34,10 +33,16 @@ MOST_WANTED: Final = 4096
 """URLs whose hits are remembered for warming; the less wanted half is forgotten when there are more."""
 TAG_FIELDS: Final = {b"cache-tag": b",", b"surrogate-key": b" "}
 """Response fields that carry tags, with what separates them."""
+SIMPLE: Final = frozenset({"GET", "HEAD"})
 LONGEST_TAG: Final = 256
 MOST_TAGS: Final = 64
 UNVARIED: Final = b":-"
 """Ends the key of a response without `Vary` whose URL had responses with one."""
+
+
+def url_tag(key: bytes) -> str:
+    """Stands for all that is stored for a URL, whatever else is in the keys. `key`: of a GET of it."""
+    return "url:" + key.decode("ascii")
 
 
 class Caching:
@@ -95,17 +100,26 @@ class Caching:
         """Drops what is stored for a URI, in every route that may have it, without waiting for replicas."""
         now = self.clock.wall()
         for route in self.routes.values():
-            route.drop(route.keys.url(uri.scheme, uri.host, uri.target, now))
+            if route.serves(uri):
+                key = route.keys.url(uri.scheme, uri.host, uri.target, now)
+                route.drop(key)
+                if route.several:
+                    self.fills.background(self.store.purge_tag(url_tag(key)))
 
     async def remove(self, uri: Uri) -> int:
         """As `invalidate`; how many responses there were."""
         now = self.clock.wall()
         removed = 0
         for route in self.routes.values():
-            removed += await route.remove(route.keys.url(uri.scheme, uri.host, uri.target, now))
+            if route.serves(uri):
+                key = route.keys.url(uri.scheme, uri.host, uri.target, now)
+                removed += await route.remove(key)
+                if route.several:
+                    removed += await self.store.purge_tag(url_tag(key))
         return removed
 
     def invalidate_group(self, host: bytes, group: str) -> None:
+        self.fills.forget()
         self.fills.background(self.store.purge_tag(group_tag(host, group)))
 
     async def close(self) -> None:
@@ -122,58 +136,47 @@ class RouteCache:
         self.name = route.name
         self.settings = settings
         self.caching = caching
-        self.namespace = settings.namespace or route.name
+        self.namespace = namespace(route)
         self.space = caching.store.space(self.namespace)
-        query = settings.key.query
-        key_headers = tuple(name.encode("ascii") for name in settings.key.headers)
-        self.keys = CacheKeys(
-            self.namespace,
-            KeyRules(
-                query=QueryRules(
-                    drop=frozenset(query.drop),
-                    fold=frozenset(query.fold),
-                    bucket=dict(query.bucket),
-                    sort=query.sort,
-                ),
-                headers=key_headers,
-                body=BodyRule(settings.key.body or "none"),
-            ),
-        )
-        self.rules = CacheRules(
-            ttl=settings.ttl,
-            negative_ttl=settings.negative_ttl,
-            stale_while_revalidate=settings.stale_while_revalidate,
-            stale_if_error=settings.stale_if_error,
-            max_age_total=settings.max_age_total,
-            respect_origin=settings.respect_origin,
-            methods=frozenset(settings.methods),
-            share_authorized=settings.share_authorized or b"authorization" in key_headers,
-            share_private=settings.share_private,
-            distrust_age=settings.distrust_age,
-            targets=(*TARGETS, SURROGATE),
-        )
+        self.keys = cache_keys(route)
+        self.rules = cache_rules(settings)
+        self.several = bool(settings.key.headers) or not SIMPLE.issuperset(settings.methods)
+        """One URL may have several keys: each of its responses has a tag for the URL."""
         self._matcher = Matcher([route.match])
+        self._path = re.compile(path_pattern(route.match.path, named=False), re.DOTALL).fullmatch
         self._tags = settings.tags
         caching.routes[route.name] = self
+
+    def serves(self, uri: Uri) -> bool:
+        """Whether something may be stored here for `uri`."""
+        path = uri.target.partition(b"?")[0].decode("latin-1")
+        # A path is matched as it was sent, keys are made of its canonical spelling.
+        return "%" in path or self._path(path) is not None
 
     # -- look-up ---------------------------------------------------------------------------------
 
     async def find(self, key: bytes, headers: Sequence[Line]) -> tuple[bytes, Entry | None]:
-        """The stored response for a request, and its key: `key` itself where nothing varies."""
+        """The stored response for a request, and its key: `key` itself where nothing varies.
+
+        Where the stored responses are for others, the key that one for this request would have.
+        """
         space = self.space
         record = space.look(key)
         if record is None:
             record = await space.get(key)
         if not isinstance(record, Variants):
             return key, record
+        newest = key
         for names in record.names:
             variant = self.place(key, names, headers) if names else key + UNVARIED
+            if newest is key:
+                newest = variant
             found = space.look(variant)
             if found is None:
                 found = await space.get(variant)
             if isinstance(found, Entry):
                 return variant, found
-        return key, None
+        return newest, None
 
     # -- storing ---------------------------------------------------------------------------------
 
@@ -184,7 +187,7 @@ class RouteCache:
     def put(self, key: bytes, place: bytes, names: tuple[bytes, ...], entry: Entry, since: int) -> bool:
         """Stores `entry` at `place`; `key` then leads there."""
         space = self.space
-        record = space.look(key)
+        record = self.caching.store.look(key)  # not counted
         if place == key and not isinstance(record, Variants):
             return space.put(key, entry, since)
         if isinstance(record, Variants):
@@ -206,6 +209,7 @@ class RouteCache:
 
     def drop(self, key: bytes) -> None:
         """Removes a URL with all its variants, at once; what only replicas know of, in the background."""
+        self.caching.fills.forget(key)
         record = self.caching.store.look(key)
         if isinstance(record, Variants):
             self.space.drop(key, *record.keys)
@@ -216,6 +220,7 @@ class RouteCache:
 
     async def remove(self, key: bytes) -> int:
         """As `drop`; how many responses there were."""
+        self.caching.fills.forget(key)
         record = await self.caching.store.get(key)
         if isinstance(record, Variants):
             await self.space.delete(key, *record.keys)
@@ -226,6 +231,9 @@ class RouteCache:
     def tags_of(self, request: Request, headers: Sequence[Line], groups: tuple[str, ...]) -> tuple[str, ...]:
         """From the path's variables, from the response's fields, from its groups."""
         tags: dict[str, None] = {}
+        if self.several:
+            now = self.caching.clock.wall()
+            tags[url_tag(self.keys.url(request.scheme, request.host, request.target, now))] = None
         if self._tags:
             variables = self._matcher.variables(0, request.path)
             for template in self._tags:

@@ -61,6 +61,7 @@ class Control:
     ) -> int:
         """Drops what exactly one of these names; how many there were. Raises ValueError."""
         store = self._caching.store
+        self._caching.fills.forget()
         if tag is not None:
             return await store.purge_tag(tag)
         if url is not None:

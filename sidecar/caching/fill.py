@@ -65,11 +65,14 @@ def copy_of(response: Response, body: bytes | Stream) -> Response:
 class Fill:
     """A request under way."""
 
-    __slots__ = ("_first", "exchange", "filled", "waiters")
+    __slots__ = ("_first", "alone", "exchange", "filled", "task", "waiters")
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self.filled: Filled | None = None
+        self.alone = False
+        """Nobody may join: it ends with its client."""
+        self.task: asyncio.Task[None] | None = None
         self.waiters: list[asyncio.Future[Filled]] = []
         self._first: asyncio.Future[Filled] | None = None
 
@@ -86,9 +89,21 @@ class Fill:
             self._first = waiter
         try:
             return await waiter
+        except asyncio.CancelledError:
+            if first:
+                self._abandoned()
+            raise
         finally:
             if waiter in self.waiters:
                 self.waiters.remove(waiter)
+
+    def _abandoned(self) -> None:
+        """The client whose request this is has left, perhaps in the turn in which its answer came."""
+        if self.filled is not None:
+            if not self.filled.shared and self.filled.response is not None:
+                self.filled.response.close()
+        elif self.alone and self.task is not None:
+            self.task.cancel()
 
     def decided(self, filled: Filled) -> None:
         if self.filled is not None:
@@ -125,7 +140,8 @@ class Fills:
         """`key` None: nobody may join."""
         if key is not None:
             self._by_key[key] = fill
-        task = asyncio.get_running_loop().create_task(run(fill), name="fill")
+        fill.alone = key is None
+        task = fill.task = asyncio.get_running_loop().create_task(run(fill), name="fill")
         self._tasks.add(task)
 
         def over(task: asyncio.Task[None]) -> None:
@@ -143,6 +159,11 @@ class Fills:
 
         task.add_done_callback(over)
         return fill
+
+    def forget(self, prefix: bytes = b"") -> None:
+        """What was changed or purged: who comes from now on joins no fill that was begun before."""
+        for key in [key for key in self._by_key if key.startswith(prefix)]:
+            del self._by_key[key]
 
     def background(self, work: Coroutine[object, object, object]) -> None:
         """Runs `work` beside the traffic."""

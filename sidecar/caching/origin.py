@@ -11,7 +11,7 @@ from sidecar.caching.fill import Fill, Filled, child_of
 from sidecar.decisions.asked import PLAIN, asked_of
 from sidecar.decisions.conditional import CONDITIONS, validators
 from sidecar.decisions.freshening import freshen, freshen_by_head
-from sidecar.decisions.freshness import Reply, lifetime_of
+from sidecar.decisions.freshness import Basis, Reply, lifetime_of
 from sidecar.decisions.groups import cache_groups
 from sidecar.decisions.invalidation import Uri, names_itself
 from sidecar.decisions.refresh import next_ttl
@@ -25,11 +25,12 @@ from sidecar.headers import Kind, Line
 from sidecar.stores.entry import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sidecar.caching.cache import RouteCache
     from sidecar.clock import Clock
     from sidecar.decisions.asked import Asked
+    from sidecar.decisions.freshness import Lifetime
     from sidecar.exchange import Request
     from sidecar.pipeline import Handler
 
@@ -37,7 +38,6 @@ LOCK_MOST: Final = 30.0
 """Seconds that one replica waits for the fill of another."""
 CAPABILITY: Final = Line(b"Surrogate-Capability", b'sidecar="Surrogate/1.0"')
 """Tells the origin that its `Surrogate-Control` is heard (W3C, Edge Architecture Specification 1.0, 2.2)."""
-_PARTIAL: Final = frozenset({b"range", b"if-range"})
 
 
 class Origin:
@@ -53,32 +53,28 @@ class Origin:
         exchange: Exchange,
         asked: Asked,
         key: bytes,
-        place: bytes,
+        line: bytes,
         entry: Entry | None,
         *,
-        line: bytes | None,
+        solo: bool,
     ) -> Fill:
         """A fill for `exchange`, which validates `entry` where there is one.
 
-        `line` is where others may join it; None: nobody may.
+        `line` is where others may join it, if they may at all: not where it is `solo`.
         """
         route = self._route
         headers = [*exchange.request.headers, CAPABILITY]
-        validating = None
-        if entry is not None:
-            conditions = validators(entry.headers)
-            if conditions:
-                headers = [
-                    line for line in headers if line.name not in CONDITIONS and line.name not in _PARTIAL
-                ]
-                headers += [Line(*condition) for condition in conditions]
-                validating = entry
+        conditions = validators(entry.headers) if entry is not None else []
+        if conditions or not solo:  # what others may have is the whole
+            headers = [each for each in headers if each.name not in CONDITIONS]
+        headers += [Line(*condition) for condition in conditions]
+        validating = entry if conditions else None
         child = child_of(exchange, self._clock.now(), headers)
 
         async def run(fill: Fill) -> None:
-            await self._run(fill, exchange, asked, key, place, validating, entry, solo=line is None)
+            await self._run(fill, exchange, asked, key, line, validating, entry, solo=solo)
 
-        return route.caching.fills.start(line, Fill(child), run)
+        return route.caching.fills.start(None if solo else line, Fill(child), run)
 
     async def _run(
         self,
@@ -86,7 +82,7 @@ class Origin:
         exchange: Exchange,
         asked: Asked,
         key: bytes,
-        place: bytes,
+        line: bytes,
         validating: Entry | None,
         before: Entry | None,
         *,
@@ -96,9 +92,9 @@ class Origin:
         claim = None
         shared = route.caching.store.shared
         if shared is not None and not solo and shared.ready:
-            claim = await shared.locks.claim(place, LOCK_MOST)
-            if claim is None and await shared.locks.wait(place, LOCK_MOST):
-                _, found = await route.find(key, exchange.request.headers)
+            claim = await shared.locks.claim(line, LOCK_MOST)
+            if claim is None and await shared.locks.wait(line, LOCK_MOST):
+                place, found = await route.find(key, exchange.request.headers)
                 if (
                     found is not None
                     and found is not before
@@ -109,7 +105,7 @@ class Origin:
                     fill.decided(filled)
                     return
         try:
-            await self._fetch(fill, asked, key, validating, before, solo=solo)
+            await self._fetch(fill, asked, key, line, validating, before, solo=solo)
         finally:
             if claim is not None:
                 claim.release()
@@ -119,6 +115,7 @@ class Origin:
         fill: Fill,
         asked: Asked,
         key: bytes,
+        line: bytes,
         validating: Entry | None,
         before: Entry | None,
         *,
@@ -141,35 +138,40 @@ class Origin:
         if validating is not None and response.status == 304:
             self._validated(fill, filled, asked, key, validating, response, (sent, received, since))
             return
-        self._decide(fill, filled, asked, response, before, (sent, received))
+        judged = self._decide(fill, filled, asked, response, before, (sent, received))
         storing = filled.entry
-        if storing is not None:
-            filled.key = route.place(key, filled.names, fill.exchange.request.headers)
         body = response.body
+        most = route.settings.max_object
+        if isinstance(body, Stream) and filled.shared and (body.length or 0) > most:
+            storing = filled.entry = None
+            filled.shared = filled.stored = False
         if not filled.shared:
             if not solo:
-                route.caching.pass_on(key)
+                route.caching.pass_on(line)
             fill.decided(filled)
             return
+        if storing is not None:
+            filled.key = route.place(key, filled.names, fill.exchange.request.headers)
         if isinstance(body, Stream):
-            broadcast = filled.broadcast = Broadcast(body, route.settings.max_object)
-            if body.length is not None and body.length > route.settings.max_object:
-                filled.broadcast, filled.shared, filled.entry, storing = None, False, None, None
-                filled.stored = False
-                fill.decided(filled)
-                return
+            broadcast = filled.broadcast = Broadcast(body, most)
             filled.entry = None
             fill.decided(filled)
+            await clock.sleep(0)  # those who wait take their seats before the first byte is read
             whole = await broadcast.run()
-            if whole is None or storing is None:
+            if whole is None:
+                route.caching.pass_on(line)
+                return
+            if storing is None:
                 return
             storing.body = whole
-        elif storing is not None and len(body) > route.settings.max_object:
+            if judged is not None:
+                storing.lifetime = judged(whole)
+        elif storing is not None and len(body) > most:
             storing = filled.entry = None
             filled.stored = False
         if storing is not None:
-            route.caching.share(key)
-            route.put(key, filled.key, filled.names, storing, since)
+            route.caching.share(line)
+            filled.stored = route.put(key, filled.key, filled.names, storing, since)
         fill.decided(filled)
 
     def _decide(
@@ -180,8 +182,11 @@ class Origin:
         response: Response,
         before: Entry | None,
         times: tuple[float, float],
-    ) -> None:
-        """Whether the response is stored and shared."""
+    ) -> Callable[[bytes], Lifetime] | None:
+        """Whether the response is stored and shared.
+
+        Returns what gives the lifetime once the body is here, where it depends on that.
+        """
         route = self._route
         request = fill.exchange.request
         filled.response = response
@@ -197,23 +202,28 @@ class Origin:
             names_itself=names_itself(uri, response.headers),
         )
         basis = storing.basis
+        if basis is not Basis.ORIGIN and _endless(response):
+            return None
         if basis is None:
-            # A request for the same would fail the same way, now; but what is one client's own is not shared.
-            filled.shared = is_error(response.status, verdict) and storing not in (
-                Storing.PRIVATE,
-                Storing.AUTHORIZED,
-            )
-            return
+            # A request for the same would fail the same way, now; who waits has the same credentials.
+            # But what is one client's own is not shared.
+            personal = reply.directives.private or reply.sets_cookies
+            filled.shared = is_error(response.status, verdict) and not personal
+            return None
         filled.names = vary_names(response.headers)
-        ttl = self._learnt_ttl(before, response) if storing is Storing.POLICY else None
-        rules = route.rules_after(ttl)
+
+        def lifetime(body: bytes | None) -> Lifetime:
+            ttl = self._learnt_ttl(before, body) if storing is Storing.POLICY else None
+            return lifetime_of(reply, route.rules_after(ttl), basis)
+
+        whole = response.body if isinstance(response.body, bytes) else None
         hidden = reply.directives.hidden
         filled.entry = Entry(
             status=response.status,
             reason=response.reason,
             headers=_stored(response.headers, hidden),
-            body=response.body if isinstance(response.body, bytes) else b"",
-            lifetime=lifetime_of(reply, rules, basis),
+            body=whole or b"",
+            lifetime=lifetime(whole),
             method=request.method,
             tags=route.tags_of(request, response.headers, cache_groups(response.headers)),
             verdict=verdict.value,
@@ -221,18 +231,19 @@ class Origin:
         filled.shared = filled.stored = filled.entry.kept_until > times[1]
         if not filled.stored:
             filled.entry = None
+        return lifetime if whole is None and route.settings.adaptive_ttl is not None else None
 
-    def _learnt_ttl(self, before: Entry | None, response: Response) -> float | None:
-        """Longer where the last look found the same, shorter where it did not."""
+    def _learnt_ttl(self, before: Entry | None, body: bytes | None) -> float | None:
+        """Longer where the last look found the same, shorter where it did not, or where none can tell yet."""
         adaptive = self._route.settings.adaptive_ttl
         if adaptive is None:
             return None
         if before is None:
             return min(max(self._route.rules.ttl or adaptive.min, adaptive.min), adaptive.max)
-        lifetime = before.lifetime
-        last = lifetime.fresh_until - lifetime.obtained
-        changed = isinstance(response.body, Stream) or response.body != before.body
-        return next_ttl(max(last, adaptive.min), changed=changed, least=adaptive.min, most=adaptive.max)
+        last = _trusted_for(before.lifetime)
+        return next_ttl(
+            max(last, adaptive.min), changed=body != before.body, least=adaptive.min, most=adaptive.max
+        )
 
     def _validated(
         self,
@@ -254,7 +265,7 @@ class Origin:
         ttl = None
         adaptive = route.settings.adaptive_ttl
         if adaptive is not None and storing is Storing.POLICY:
-            last = entry.lifetime.fresh_until - max(entry.lifetime.born, entry.lifetime.obtained)
+            last = _trusted_for(entry.lifetime)
             ttl = next_ttl(max(last, adaptive.min), changed=False, least=adaptive.min, most=adaptive.max)
         basis = storing.basis
         lifetime = entry.lifetime
@@ -331,6 +342,17 @@ class Origin:
 
 def _stored(headers: Sequence[Line], hidden: frozenset[bytes]) -> list[Line]:
     return [line for line in storable_headers(headers, hidden) if line.kind is not Kind.FRAMING]
+
+
+def _endless(response: Response) -> bool:
+    """An event stream is of its moment: only the origin's own word could make one worth keeping."""
+    kind = response.header(b"content-type")
+    return kind is not None and kind.lower().startswith(b"text/event-stream")
+
+
+def _trusted_for(lifetime: Lifetime) -> float:
+    """Seconds of freshness that the last look at the origin gave."""
+    return lifetime.fresh_until - max(lifetime.born, lifetime.obtained)
 
 
 def dated(response: Response, received: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sidecar.config.cache_policy import Cache, CacheKey
 from sidecar.config.policy import Route
+from sidecar.decisions.cache_control import SURROGATE, TARGETS
 from sidecar.decisions.cache_key import BodyRule, CacheKeys, KeyRules
 from sidecar.decisions.cache_rules import CacheRules
 from sidecar.decisions.canonical_url import QueryRules
@@ -22,6 +23,8 @@ def cache_rules(cache: Cache) -> CacheRules:
         # With a key for each credential nothing is shared between them.
         share_authorized=cache.share_authorized or "authorization" in cache.key.headers,
         share_private=cache.share_private,
+        distrust_age=cache.distrust_age,
+        targets=(*TARGETS, SURROGATE),
     )
 
 

@@ -17,20 +17,6 @@ if TYPE_CHECKING:
     from sidecar.pipeline import Handler, Layer, Place
 
 
-class _Expiry:
-    """Cancels the attempt's task, and remembers that it did."""
-
-    __slots__ = ("fired", "task")
-
-    def __init__(self, task: asyncio.Task[object]) -> None:
-        self.task = task
-        self.fired = False
-
-    def __call__(self) -> None:
-        self.fired = True
-        self.task.cancel()
-
-
 def layer(place: Place) -> Layer | None:
     own = place.route.attempt_timeout
     if own is None and place.route.deadline is None:
@@ -50,13 +36,12 @@ def layer(place: Place) -> Layer | None:
                 raise DeadlineExceeded
             task = current_task()
             assert task is not None
-            expiry = _Expiry(task)
-            timer = clock.arm(at, expiry)
+            timer = clock.arm(at, task.cancel)
             try:
                 return await inner(exchange)
             except asyncio.CancelledError:
                 # As asyncio.timeout does: only a cancellation that is all ours becomes an error.
-                if expiry.fired and task.uncancel() == 0:
+                if timer.fired and task.uncancel() == 0:
                     exchange.upstream_seconds = seconds = clock.now() - now
                     exchange.verdict = Verdict.TRANSIENT
                     cells.attempt(Verdict.TRANSIENT, seconds)

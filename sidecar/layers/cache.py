@@ -8,11 +8,12 @@ all who wait. It decides alone what is stored and who is given it; what the rule
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.caching.answers import answer, marked
 from sidecar.caching.cache import RouteCache
 from sidecar.caching.fill import report
+from sidecar.caching.gathered import gather
 from sidecar.caching.origin import Origin, dated
 from sidecar.decisions.asked import asked_of
 from sidecar.decisions.cache_control import NOTHING_ASKED
@@ -27,6 +28,7 @@ from sidecar.decisions.verdict import BY_STATUS
 from sidecar.errors import CacheMissed, ConnectFailed, ConnectionReset, SidecarError, UpstreamError
 from sidecar.exchange import Response, Stream
 from sidecar.headers import Line
+from sidecar.stores.entry import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from sidecar.decisions.asked import Asked
     from sidecar.exchange import Exchange, Request
     from sidecar.pipeline import Handler, Layer, Place
-    from sidecar.stores.entry import Entry
 
 MOST_ROUNDS = 3
 """Fills that a request joins in vain (other variants, answers for one client) before it goes alone."""
@@ -81,6 +82,25 @@ def invalidate(
         caching.invalidate_group(request.host, group)
 
 
+class _Found(NamedTuple):
+    """What a look-up came to, where the origin has to be asked."""
+
+    key: bytes
+    line: bytes
+    """Where others wait for the same."""
+    entry: Entry | None
+    """May be validated, or stand in for an error."""
+    forward: Forward
+
+
+def _forward(key: bytes, place: bytes, entry: Entry | None, now: float) -> Forward:
+    """Why a request that nothing stored answers goes on (RFC 9211, 2.2)."""
+    if entry is None:
+        return Forward.URI_MISS if place is key else Forward.VARY_MISS
+    fresh = now < entry.lifetime.fresh_until and not entry.lifetime.always_validate
+    return Forward.REQUEST if fresh else Forward.STALE
+
+
 class _Cache:
     """The layer of one route."""
 
@@ -105,13 +125,15 @@ class _Cache:
             return await self._pass(exchange)
         body = request.body
         if isinstance(body, Stream):
-            gathered = await self._gather(body)
-            if gathered is None:
+            most = self._route.settings.max_object
+            if body.length is not None and body.length > most:
                 return await self._pass(exchange, Forward.BYPASS)
-            body = request.body = gathered
+            body = request.body = await gather(body, most)
+            if isinstance(body, Stream):
+                return await self._pass(exchange, Forward.BYPASS)
         asked = asked_of(request.headers)
         now = self._clock.wall()
-        if self._simple and not body and method != "POST":
+        if self._simple and not body and method in {"GET", "HEAD"}:
             key = self._route.keys.url(request.scheme, request.host, request.target, now)
         else:
             key = self._route.keys.request(
@@ -121,6 +143,7 @@ class _Cache:
 
     async def _answer(self, exchange: Exchange, asked: Asked, key: bytes, now: float) -> Response:
         request = exchange.request
+        names: tuple[bytes, ...] = ()
         for _ in range(MOST_ROUNDS):
             place, entry = await self._route.find(key, request.headers)
             use = judge_use(entry.lifetime if entry is not None else None, asked.directives, now)
@@ -135,22 +158,34 @@ class _Cache:
                 raise CacheMissed
             if use is Use.BYPASS:
                 return await self._pass(exchange, Forward.BYPASS)
+            forward = _forward(key, place, entry, now)
             if request.method == "HEAD":
-                return await self._head(exchange, key, place, entry)
-            stale = entry if use is Use.VALIDATE or use is Use.FRESH else None
+                return await self._head(exchange, key, forward, entry)
+            if names and place is key:
+                place = self._route.place(key, names, request.headers)
+            line = self._line(request, asked, place)
             solo = (
                 asked.directives is not NOTHING_ASKED
                 or asked.preconditions
                 or asked.ranged
-                or self._caching.passes(key)
+                or self._caching.passes(line)
             )
-            response = await self._from_origin(exchange, asked, key, place, stale, solo=solo)
-            if response is not None:
-                return response
+            # What is not stale, and yet no answer, has a condition that is for the origin as it is.
+            stale = entry if use is Use.VALIDATE else None
+            found = _Found(key, line, stale, forward)
+            outcome = await self._from_origin(exchange, asked, found, solo=solo)
+            if isinstance(outcome, Response):
+                return outcome
+            names = outcome
             now = self._clock.wall()
-        response = await self._from_origin(exchange, asked, key, key, None, solo=True)
-        assert response is not None
-        return response
+        found = _Found(key, self._line(request, asked, key), None, Forward.MISS)
+        outcome = await self._from_origin(exchange, asked, found, solo=True)
+        assert isinstance(outcome, Response)
+        return outcome
+
+    def _line(self, request: Request, asked: Asked, place: bytes) -> bytes:
+        """Where requests wait for the same fill: never those with different credentials."""
+        return place + _credential(request) if asked.authorized else place
 
     def _served(
         self, exchange: Exchange, use: Use, asked: Asked, key: bytes, place: bytes, entry: Entry, now: float
@@ -167,47 +202,47 @@ class _Cache:
 
     def _refresh(self, exchange: Exchange, asked: Asked, key: bytes, place: bytes, entry: Entry) -> None:
         """Exactly one fill in the background; nobody waits for it."""
-        if exchange.request.method == "HEAD" or asked.ranged or asked.preconditions:
+        if exchange.request.method == "HEAD":
             return
-        line = place + _credential(exchange.request) if asked.authorized else place
+        line = self._line(exchange.request, asked, place)
         if self._caching.fills.find(line) is None:
             self._caching.want(self._route.name, exchange.request, entry.used)
-            self._origin.start(exchange, asked, key, place, entry, line=line)
+            self._origin.start(exchange, asked, key, line, entry, solo=False)
 
     async def _from_origin(
-        self, exchange: Exchange, asked: Asked, key: bytes, place: bytes, entry: Entry | None, *, solo: bool
-    ) -> Response | None:
-        """The origin's answer, shared with who asks the same; None: look again, it was not for us."""
-        line = place + _credential(exchange.request) if asked.authorized else place
+        self, exchange: Exchange, asked: Asked, found: _Found, *, solo: bool
+    ) -> Response | tuple[bytes, ...]:
+        """The origin's answer, shared with who asks the same.
+
+        Else look again: it was not for us, and varies by what is returned.
+        """
+        key, line, entry, forward = found
         fill = None if solo else self._caching.fills.find(line)
         joined = fill is not None
         if fill is None:
-            fill = self._origin.start(exchange, asked, key, place, entry, line=None if solo else line)
+            fill = self._origin.start(exchange, asked, key, line, entry, solo=solo)
         filled = await fill.wait(first=not joined)
         if not joined:
             report(fill.exchange, exchange)
         if joined and not self._fits(filled, key, exchange.request):
-            return None
+            return filled.names
         now = self._clock.wall()
         error = filled.error
         if error is not None:
             if entry is not None and self._stands_in(entry, asked, now, error):
-                return self._stale(exchange, entry, asked, now, None)
+                return self._stale(exchange, entry, asked, now, None) or ()
             self._count(exchange, "miss")
             raise error
         if filled.entry is not None and (filled.validated or filled.response is None):
-            return self._validated(exchange, asked, filled, now, joined=joined)
+            return self._validated(exchange, asked, filled, now, forward, joined=joined) or ()
         response = filled.take()
         verdict = response.verdict or BY_STATUS[response.status]
         failed = is_error(response.status, verdict)
         if failed and entry is not None and may_serve_on_error(entry.lifetime, asked.directives, now):
             status = response.status
             response.close()
-            return self._stale(exchange, entry, asked, now, status)
+            return self._stale(exchange, entry, asked, now, status) or ()
         self._count(exchange, "collapsed" if joined else "miss")
-        forward = Forward.STALE if entry is not None else Forward.URI_MISS
-        if solo and entry is None and asked.directives.no_cache:
-            forward = Forward.REQUEST
         return self._conditional(
             exchange.request,
             asked,
@@ -227,14 +262,14 @@ class _Cache:
         return not filled.names or self._route.place(key, filled.names, request.headers) == filled.key
 
     def _validated(
-        self, exchange: Exchange, asked: Asked, filled: Filled, now: float, *, joined: bool
+        self, exchange: Exchange, asked: Asked, filled: Filled, now: float, forward: Forward, *, joined: bool
     ) -> Response | None:
         entry = filled.entry
         assert entry is not None
         self._count(exchange, "collapsed" if joined else "revalidated" if filled.validated else "hit")
         status = (
             member(
-                Forward.STALE,
+                forward,
                 forward_status=304,
                 ttl=ttl(entry.lifetime, now),
                 stored=filled.stored,
@@ -288,22 +323,12 @@ class _Cache:
         self._count(exchange, "bypass" if forward in (Forward.METHOD, Forward.BYPASS) else "miss")
         return marked(response, member(forward, forward_status=response.status))
 
-    async def _head(self, exchange: Exchange, key: bytes, place: bytes, entry: Entry | None) -> Response:
+    async def _head(self, exchange: Exchange, key: bytes, forward: Forward, entry: Entry | None) -> Response:
         """A HEAD that nothing stored answers; what it says may bring a stored GET up to date."""
-        response = await self._pass(exchange, Forward.URI_MISS if entry is None else Forward.STALE)
+        response = await self._pass(exchange, forward)
         if entry is not None and response.status == 200:
             self._origin.head_seen(exchange.request, key, entry, response)
         return response
-
-    async def _gather(self, body: Stream) -> bytes | None:
-        """A request body that is part of the key; None when it is too large to be one."""
-        most = self._route.settings.max_object
-        if body.length is None or body.length > most:
-            return None
-        parts = []
-        while data := await body.read():
-            parts.append(data)
-        return b"".join(parts)
 
     def _count(self, exchange: Exchange, outcome: str) -> None:
         exchange.cache = outcome

@@ -21,6 +21,8 @@ POLL: Final = (0.005, 0.050)
 """Seconds between two looks at a lock: at first, and at most."""
 POLL_GROWTH: Final = 1.5
 
+_GONE: Final = -2
+"""What PTTL says of a key that is not there."""
 _RELEASE: Final = b"if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0"
 _PROLONG: Final = (
     b"if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('PEXPIRE',KEYS[1],ARGV[2]) end return 0"
@@ -98,16 +100,18 @@ class FillLocks:
         """
         lock = self._prefix + key
         end = self.clock.now() + most
+        longest = self.lock_time * 1000 + 1
         pause = POLL[0]
         while (left := end - self.clock.now()) > 0:
             await self.clock.sleep(min(pause, left))
             pause = min(pause * POLL_GROWTH, POLL[1])
             link = self._nodes.link(lock)
-            future = None if link is None else link.call(b"EXISTS", lock)
+            future = None if link is None else link.call(b"PTTL", lock)
             answer = None if future is None else await future
-            if answer == 0:
+            if answer == _GONE:
                 return True
-            if answer != 1:
+            # A key without an end, or with a far one, is no lock of ours: nobody would release it.
+            if not isinstance(answer, int) or not 0 <= answer <= longest:
                 return False
         return False
 

@@ -26,7 +26,16 @@ BATCH = 256
 LONGEST_TARGET = 4096
 """Bytes of path and query that are logged."""
 
+MOST_KNOWN = 1024
+"""Sets of facts whose part of a line is remembered; all are forgotten when there are more."""
+LONGEST_KNOWN = 512
+"""Bytes of a target in a set that is remembered."""
+
 LOGGER = "sidecar.access"
+
+Facts = tuple[int, str, str, bytes, str, str, str, int, str, str, str, str | None]
+"""What many lines have in common: status, end, method, target, client, route, upstream, attempts, verdict,
+breaker, cache, error."""
 
 Record = tuple[
     float,  # Clock.now() at the end
@@ -57,6 +66,10 @@ _MILLISECONDS = "%.3f"
 
 _COLOURS = {"INFO": "\x1b[32m", "WARNING": "\x1b[33m", "ERROR": "\x1b[31m"}
 _PLAIN = "\x1b[0m"
+
+
+def _or_null(text: str | None) -> str:
+    return quote(text) if text else "null"
 
 
 def _trail(notes: list[tuple[str, str]]) -> str:
@@ -90,6 +103,7 @@ class AccessLog:
         self._records: list[Record] = []
         self._timer: Timer | None = None
         self._stamp = Stamp()
+        self._known: dict[Facts, str] = {}
         self._colour = format == "console" and sink is not None and sink.is_terminal
         self._line = self._console if format == "console" else self._json
 
@@ -170,23 +184,37 @@ class AccessLog:
             ended, status, how, method, target, request_id, trace, client, route, started, first_byte,
             upstream, upstream_seconds, attempts, verdict, breaker, cache, error, notes, received, sent,
         ) = record  # fmt: skip
-        path = quote(_shown(target))[1:-1]
+        # `_value_`: the property costs as much as half of the line in Python 3.11.
+        word = verdict._value_ if verdict is not None else ""
+        facts = (status, how, method, target, client, route, upstream, attempts, word, breaker, cache, error)
+        known = self._known.get(facts)
+        if known is None:
+            known = self._learn(facts)
         return (
-            f'{{"ts":"{self._stamp(epoch + ended)}","level":"{level_of(status, how)}","logger":"{LOGGER}",'
-            f'"message":"{method} {path} {status}","request_id":{quote(request_id)},'
-            f'"trace_id":{_TRACE % trace[0].decode() if trace else "null"},"client":{quote(client)},'
-            f'"method":"{method}","path":"{path}","route":"{route}","status":{status},'
+            f'{{"ts":"{self._stamp(epoch + ended)}",{known},"request_id":{quote(request_id)},'
+            f'"trace_id":{_TRACE % trace[0].decode() if trace else "null"},'
             f'"duration_ms":{(ended - started) * 1000:.3f},'
             f'"first_byte_ms":{_MILLISECONDS % ((first_byte - started) * 1000) if first_byte else "null"},'
-            f'"upstream":{quote(upstream) if upstream else "null"},'
             f'"upstream_ms":{_MILLISECONDS % (upstream_seconds * 1000) if attempts else "null"},'
-            # `_value_`: the property costs as much as half of the line in Python 3.11.
-            f'"attempts":{attempts},"verdict":{quote(verdict._value_) if verdict else "null"},'
-            f'"breaker":{quote(breaker) if breaker else "null"},"cache":{quote(cache) if cache else "null"},'
-            f'"error":{quote(error) if error else "null"},'
-            f'"trail":{_trail(notes) if notes else "[]"},"bytes_in":{received},"bytes_out":{sent},'
-            f'"end":"{how}"}}\n'
+            f'"trail":{_trail(notes) if notes else "[]"},"bytes_in":{received},"bytes_out":{sent}}}\n'
         ).encode()
+
+    def _learn(self, facts: Facts) -> str:
+        """The members that many lines have in common."""
+        status, how, method, target, client, route, upstream, attempts, verdict, breaker, cache, error = facts
+        path = quote(_shown(target))[1:-1]
+        known = (
+            f'"level":"{level_of(status, how)}","logger":"{LOGGER}","message":"{method} {path} {status}",'
+            f'"client":{quote(client)},"method":"{method}","path":"{path}","route":"{route}",'
+            f'"status":{status},"upstream":{_or_null(upstream)},"attempts":{attempts},'
+            f'"verdict":{_or_null(verdict)},"breaker":{_or_null(breaker)},"cache":{_or_null(cache)},'
+            f'"error":{_or_null(error)},"end":"{how}"'
+        )
+        if len(target) <= LONGEST_KNOWN:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[facts] = known
+        return known
 
     def _console(self, record: Record, epoch: float) -> bytes:
         (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sidecar.config.cache_rules import cache_rules, key_rules, namespace
 from sidecar.config.problems import Origin
+from sidecar.decisions.cache_control import SURROGATE, TARGETS
 from sidecar.decisions.cache_key import NO_RULES, BodyRule
 from sidecar.decisions.cache_rules import PURE, CacheRules
 from tests.config.test_load import loaded, route
@@ -73,7 +75,7 @@ def test_a_cache_without_settings_adds_nothing_to_the_origin() -> None:
     """The rules and the key are those of RFC 9111 alone."""
     cart = route("name: shop\nroutes: [{name: cart, cache: {}}]")
     assert cart.cache is not None
-    assert cache_rules(cart.cache) == PURE
+    assert cache_rules(cart.cache) == replace(PURE, targets=(*TARGETS, SURROGATE))
     assert key_rules(cart.cache.key) == NO_RULES
     assert namespace(cart) == "cart"
 
@@ -111,6 +113,7 @@ routes:
     cache = cart.cache
     assert cache is not None
     assert cache_rules(cache) == CacheRules(
+        targets=(*TARGETS, SURROGATE),
         ttl=1800,
         negative_ttl=60,
         stale_while_revalidate=10,

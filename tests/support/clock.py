@@ -54,7 +54,7 @@ class ManualClock:
         finally:
             timer.cancel()
 
-    def arm(self, at: float, callback: Callable[[], None]) -> Timer:
+    def arm(self, at: float, callback: Callable[[], object]) -> Timer:
         armed: set[Timer] = set()
         timer = Timer(callback, armed)
         armed.add(timer)
@@ -102,7 +102,7 @@ class ManualClock:
         _, _, timer = heapq.heappop(self._heap)
         self._now = max(self._now, at)
         timer.bucket.clear()
-        timer.callback()
+        timer.fire()
         await settle()
 
 

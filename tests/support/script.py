@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sidecar.caching.cache import Caching
 from sidecar.config.schema import Route
+from sidecar.decisions.verdict import Verdict
 from sidecar.errors import SidecarError
 from sidecar.exchange import Exchange, Request, Response, Stream
 from sidecar.headers import Line
-from sidecar.pipeline import Place, Services, compile_pipeline
+from sidecar.layers import cache
+from sidecar.pipeline import Handler, Place, Services, compile_pipeline
 from sidecar.state import State
 from sidecar.stores.memory import Memory
 from sidecar.stores.tiered import Tiered
@@ -20,6 +22,7 @@ from sidecar.telemetry.metrics import Metrics
 from tests.support.clock import ManualClock, ScriptedRandom
 
 Outcome = Callable[[Exchange], Any]
+Send = Callable[..., asyncio.Task[Response]]
 
 
 def answer(status: int = 200, body: bytes = b"ok", *headers: tuple[bytes, bytes]) -> Outcome:
@@ -31,11 +34,11 @@ def answer(status: int = 200, body: bytes = b"ok", *headers: tuple[bytes, bytes]
     return outcome
 
 
-def stream(body: Stream, status: int = 200) -> Outcome:
+def stream(body: Stream, status: int = 200, **headers: str) -> Outcome:
     """An answer whose body the test feeds."""
 
     async def outcome(_: Exchange) -> Response:
-        return Response(status, [], body)
+        return Response(status, list(lines(**headers)), body)
 
     return outcome
 
@@ -78,6 +81,18 @@ class Bench:
         self.calls: list[float] = []
         """`now()` at each attempt that reached the upstream."""
         self.seen: list[Exchange] = []
+        """What those attempts were for."""
+        self.sent: list[Exchange] = []
+        """What clients sent."""
+
+    @property
+    def caching(self) -> Caching:
+        return self.services.caching
+
+    @property
+    def outcomes(self) -> list[str]:
+        """What the cache did with each request, in the order they were sent."""
+        return [exchange.cache for exchange in self.sent]
 
     async def _upstream(self, exchange: Exchange) -> Response:
         exchange.attempts += 1
@@ -87,14 +102,83 @@ class Bench:
         response: Response = await outcome(exchange)
         return response
 
-    def route(self, name: str = "all", **settings: Any) -> Callable[..., asyncio.Task[Response]]:
+    def route(self, name: str = "all", **settings: Any) -> Send:
         """A sender of requests through a route with these policies."""
-        place = Place(Route.model_validate({"name": name, **settings}), "app", self.services)
-        handler = compile_pipeline(place, self._upstream)
+        place = self._place(name, settings)
+        return self._sender(compile_pipeline(place, self._upstream))
 
-        def send(method: str = "GET", body: bytes | Stream = b"") -> asyncio.Task[Response]:
-            request = Request(method, b"/", [], body, host=b"test")
+    def cache_alone(self, name: str = "all", **settings: Any) -> Send:
+        """A sender through nothing but the cache: what the script says of a response's verdict stands."""
+        layer = cache.layer(self._place(name, {"cache": settings}))
+        assert layer is not None
+        return self._sender(layer(self._upstream))
+
+    def _place(self, name: str, settings: dict[str, Any]) -> Place:
+        place = Place(Route.model_validate({"name": name, **settings}), "app", self.services)
+        if place.route.cache is not None:
+            self.caching.in_use = True
+        return place
+
+    def _sender(self, handler: Handler) -> Send:
+        def send(
+            method: str = "GET",
+            body: bytes | Stream = b"",
+            *,
+            target: bytes = b"/",
+            host: bytes = b"test",
+            **headers: str,
+        ) -> asyncio.Task[Response]:
+            request = Request(method, target, list(lines(**headers)), body, host=host)
             exchange = Exchange(request, "127.0.0.1", self.clock.now())
+            self.sent.append(exchange)
             return asyncio.ensure_future(handler(exchange))
 
         return send
+
+
+def lines(**headers: str) -> Iterator[Line]:
+    """Header lines by keyword: `cache_control="no-store"` is `Cache-Control: no-store`."""
+    for name, value in headers.items():
+        yield Line(name.replace("_", "-").title().encode(), value.encode())
+
+
+def ok(body: bytes = b"ok", status: int = 200, **headers: str) -> Outcome:
+    """As `answer`, with its headers by keyword."""
+
+    async def outcome(_: Exchange) -> Response:
+        return Response(status, list(lines(**headers)), body)
+
+    return outcome
+
+
+def stated(body: bytes | Stream, verdict: Verdict, status: int = 200, **headers: str) -> Outcome:
+    """An answer with a verdict of its own, for `cache_alone`."""
+
+    async def outcome(_: Exchange) -> Response:
+        response = Response(status, list(lines(**headers)), body)
+        response.verdict = verdict
+        return response
+
+    return outcome
+
+
+def shown(response: Response, name: str) -> str | None:
+    """The value of a field as the client gets it: of the joined lines where there are some."""
+    if response.plain is None:
+        found = response.header(name.lower().encode())
+        return None if found is None else found.decode()
+    for line in response.plain.decode().split("\r\n"):
+        field, _, value = line.partition(": ")
+        if field.lower() == name.lower():
+            return value
+    return None
+
+
+async def content(response: Response) -> bytes:
+    """The whole body, read as a client would. Raises what broke it."""
+    if isinstance(response.body, bytes):
+        return response.body
+    parts = []
+    while part := await response.body.read():
+        parts.append(part)
+    return b"".join(parts)

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import ssl
 import sys
+from collections import Counter
 
 from aiohttp import WSMsgType, web
 
@@ -17,6 +18,9 @@ UNZIPPED = b'{"zipped": true}' * 100
 ZIPPED = gzip.compress(UNZIPPED, mtime=0)
 NEXT = web.AppKey("NEXT", dict[str, asyncio.Semaphore])
 """By topic: how many events after the first may be sent."""
+CALLS = web.AppKey("CALLS", Counter[str])
+"""By path: how often something that may be cached was asked for."""
+GATES = web.AppKey("GATES", dict[str, asyncio.Event])
 
 
 def payload(size: int) -> bytes:
@@ -107,6 +111,34 @@ async def websocket(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
+async def shared(request: web.Request) -> web.Response:
+    """`/shared/NAME?seconds=…&vary=…`: may be cached by all, and tells how often it was asked for."""
+    seen = request.app[CALLS]
+    seen[request.path] += 1
+    if "seconds" in request.query:
+        await asyncio.sleep(float(request.query["seconds"]))
+    headers = {"Cache-Control": "public, max-age=60"}
+    if "vary" in request.query:
+        headers["Vary"] = request.query["vary"]
+    return web.json_response({"path": request.path, "calls": seen[request.path]}, headers=headers)
+
+
+async def gated(request: web.Request) -> web.Response:
+    """`/gated/NAME`: as `/shared/NAME`, but no answer before a POST to the same URL."""
+    gate = request.app[GATES].setdefault(request.path, asyncio.Event())
+    if request.method == "POST":
+        gate.set()
+        return web.Response(status=204)
+    request.app[CALLS][request.path] += 1
+    await gate.wait()
+    return web.json_response({"path": request.path}, headers={"Cache-Control": "public, max-age=60"})
+
+
+async def calls(request: web.Request) -> web.Response:
+    """`/calls`: how often each path that may be cached was asked for."""
+    return web.json_response(request.app[CALLS])
+
+
 def main() -> None:
     port, *files = sys.argv[1:]
     context = None
@@ -115,6 +147,8 @@ def main() -> None:
         context.load_cert_chain(*files)
     app = web.Application(client_max_size=2**30)
     app[NEXT] = {}
+    app[CALLS] = Counter()
+    app[GATES] = {}
     app.router.add_get("/slow", slow)
     app.router.add_route("*", "/echo", echo)
     app.router.add_get("/bytes/{size}", counted)
@@ -124,6 +158,9 @@ def main() -> None:
     app.router.add_get("/events/{topic}", events)
     app.router.add_post("/events/{topic}", next_event)
     app.router.add_get("/ws", websocket)
+    app.router.add_get("/shared/{name}", shared)
+    app.router.add_route("*", "/gated/{name}", gated)
+    app.router.add_get("/calls", calls)
     app.router.add_route("*", "/{tail:.*}", hello)
     web.run_app(app, host="127.0.0.1", port=int(port), ssl_context=context, print=None, access_log=None)
 
