@@ -48,7 +48,7 @@ def test_the_demo_ends_well_and_prints_its_table() -> None:
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     rows = [match for line in done.stdout.splitlines() if (match := ROW.match(line))]
-    assert [row[1] for row in rows] == ["without", "with"] * 5, done.stdout
+    assert [row[1] for row in rows] == ["without", "with"] * 6, done.stdout
     failures = [int(row[3]) for row in rows]
     without, beside = failures[::2], failures[1::2]
     assert all(few <= many for many, few in zip(without, beside, strict=True)), done.stdout
