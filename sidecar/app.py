@@ -149,9 +149,12 @@ class App:
 
     def _upstream_of(self, policy: PolicyFile, app: Upstream) -> Upstream:
         """The app's own pool, unless the file says something of its own about where and how."""
-        if policy.upstream is None and policy.connect_to is None and policy.tls == Tls():
+        if policy.direction == "egress":
+            url = policy.upstream or Url("https", policy.hosts[0], 443)
+        elif policy.upstream is None and policy.connect_to is None and policy.tls == Tls():
             return app
-        url = policy.upstream or self.config.app.url
+        else:
+            url = policy.upstream or self.config.app.url
         return self._upstream(policy.name, url, policy.connect_to, policy.tls)
 
     def _upstream(self, name: str, url: Url, connect_to: Address | None, tls: Tls) -> Upstream:

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import orjson
 
+from sidecar.decisions.verdict import Verdict
 from sidecar.exchange import Response
 from sidecar.headers import Line
 
@@ -25,6 +26,8 @@ class SidecarError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
+    verdict: ClassVar[Verdict] = Verdict.TRANSIENT
+    """What a fallback takes it for."""
 
     def __init__(self, detail: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(detail or self.title)
@@ -94,6 +97,31 @@ class LimitExceeded(Rejection):
     title = "Too many requests are in flight"
 
 
+class RateLimited(Rejection):
+    """The client sends more than its share."""
+
+    status = 429
+    code = "rate_limited"
+    title = "Too many requests"
+    verdict = Verdict.RATE_LIMITED
+
+
+class PaceExceeded(Rejection):
+    """The provider's rate leaves this attempt no turn within the patience."""
+
+    code = "pace_exceeded"
+    title = "The upstream's rate is used up"
+    verdict = Verdict.RATE_LIMITED
+
+
+class QuotaHeld(Rejection):
+    """The provider's quota is used up: nothing is sent until it is renewed."""
+
+    code = "quota_held"
+    title = "The upstream's quota is used up"
+    verdict = Verdict.QUOTA
+
+
 class Draining(Rejection):
     code = "draining"
     title = "The sidecar is shutting down"
@@ -117,6 +145,7 @@ class CacheMissed(Rejection):
 
 class ClientError(SidecarError):
     status = 400
+    verdict = Verdict.CLIENT
 
 
 class BadRequest(ClientError):

@@ -38,7 +38,9 @@ class Generation:
         purgers: Sequence[Network] = (),
     ) -> None:
         """`upstreams` by the name of the policy file; `purgers` are those who may PURGE what is stored."""
-        routes = [(policy, route) for policy in policies for route in policy.routes]
+        routes = [
+            (policy, route) for policy in policies if policy.direction == "ingress" for route in policy.routes
+        ]
         self._match = Matcher([route.match for _, route in routes]).match
         self._names = [route.name for _, route in routes]
         self._handlers = [_compile(route, upstreams[policy.name], services) for policy, route in routes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -40,3 +40,11 @@ def section(model: type[Model], description: str) -> Any:
 
 def required(description: str, *examples: object) -> Any:
     return Field(description=description, examples=list(examples))
+
+
+Mode = Literal["enforce", "shadow"]
+
+
+def mode() -> Any:
+    """`mode` of a policy that may refuse requests."""
+    return setting("enforce", "`shadow`: records what it would have refused, and refuses nothing.", "shadow")

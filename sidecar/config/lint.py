@@ -70,8 +70,10 @@ def _reaches(url: Url, listener: Address) -> bool:
 def policies(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list[Problem]:
     """Findings about policy files, in the order in which their routes are tried."""
     found: list[Problem] = []
-    earlier: list[tuple[Route, Place]] = []
+    ingress: list[tuple[Route, Place]] = []
     for policy in files:
+        # Each file of egress policies has hosts of its own.
+        earlier = ingress if policy.direction == "ingress" else []
         found += _file(policy, Place(origins, f"policies.{policy.name}"))
         for route in policy.routes:
             path = f"routes.{route.name}"
@@ -89,6 +91,10 @@ def policies(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list
 
 def _file(policy: PolicyFile, place: Place) -> Iterator[Problem]:
     tls = policy.tls
+    if policy.direction == "egress" and not policy.hosts:
+        yield place.error("direction", "egress to which hosts? (write hosts: [api.example.com])")
+    if policy.direction == "ingress" and policy.hosts:
+        yield place.error("hosts", "hosts are for egress (write direction: egress, or match.host in a route)")
     if policy.upstream is not None and policy.upstream.scheme == "http" and place.written("tls"):
         yield place.error("tls", "the upstream is plain HTTP (write an https:// upstream, or remove tls)")
     if policy.upstream is not None and policy.upstream.unix is not None and policy.connect_to is not None:

@@ -70,6 +70,12 @@ def _host(value: str) -> str:
     return value.lower()
 
 
+def _host_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", value):
+        raise wrong('"{given}" is not the name of a host', value, "write for example maps.googleapis.com")
+    return value.lower()
+
+
 def _headers(value: object) -> object:
     if not isinstance(value, dict):
         return value
@@ -109,6 +115,7 @@ PathPattern = Annotated[
     str, AfterValidator(_path), WithJsonSchema({"type": "string", "pattern": r"^(\*|/[^?#]*)$"})
 ]
 HostPattern = Annotated[str, AfterValidator(_host)]
+HostName = Annotated[str, AfterValidator(_host_name)]
 HeaderGlobs = Annotated[
     tuple[tuple[str, str], ...],
     BeforeValidator(_headers),

@@ -9,7 +9,7 @@ from pydantic import Field
 from sidecar.config.addresses import Server, Target
 from sidecar.config.base import Model, required, section, setting
 from sidecar.config.cache_policy import Cache
-from sidecar.config.patterns import FileName, HeaderGlobs, HostPattern, Methods, Name, PathPattern
+from sidecar.config.patterns import FileName, HeaderGlobs, HostName, HostPattern, Methods, Name, PathPattern
 from sidecar.config.units import (
     Amount,
     Attempts,
@@ -209,11 +209,18 @@ class PolicyFile(Model):
     """A policy file: one upstream, and the routes to it. Once loaded, `defaults` are part of each route."""
 
     name: Name = required("Unique over all policy files.", "nextvision")
-    direction: Literal["ingress"] = setting(
-        "ingress", "Which way the requests go: `ingress`, from clients to the app.", "ingress"
+    direction: Literal["ingress", "egress"] = setting(
+        "ingress",
+        "Which way the requests go: `ingress`, from clients to the app; `egress`, from the app to others.",
+        "egress",
+    )
+    hosts: tuple[HostName, ...] = setting(
+        (), "With `egress`: the hosts whose requests are this file's.", ["maps.googleapis.com"]
     )
     upstream: Server | None = setting(
-        None, "Where the requests go. Absent: to `app.url`.", "https://api.example.com"
+        None,
+        "Where the requests go. Absent: to `app.url`; with `egress`, by https to the host that was asked.",
+        "https://api.example.com",
     )
     connect_to: Target | None = setting(
         None, "Address to connect to, whatever the upstream's name resolves to.", "10.0.0.7:443"

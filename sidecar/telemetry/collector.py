@@ -173,6 +173,12 @@ class Collector(CollectorBase):
                 ("route",),
                 [((route,), getattr(cells, attribute)) for route, cells in routes.items()],
             )
+        yield self._counter(
+            "shadow_rejections",
+            "What policies in shadow mode would have refused, by route and layer.",
+            ("route", "layer"),
+            _reasons((name, cells.shadow_rejections) for name, cells in routes.items()),
+        )
         yield self._gauge(
             "route_info",
             "1 for each route, with the upstream that serves it.",

@@ -85,6 +85,7 @@ class RouteCells:
         "requests",
         "retries",
         "retries_skipped",
+        "shadow_rejections",
         "upstream",
     )
 
@@ -101,6 +102,8 @@ class RouteCells:
         self.cache: dict[str, int] = {}
         """Requests by what the cache did with them."""
         self.limit_rejections = 0
+        self.shadow_rejections: dict[str, int] = {}
+        """By layer: what a policy in shadow mode would have refused."""
         self.aborts = 0
         self.clients_gone = 0
 
@@ -147,6 +150,10 @@ class RouteCells:
 
     def limit_rejected(self) -> None:
         self.limit_rejections += 1
+
+    def would_reject(self, layer: str) -> None:
+        """A policy in shadow mode would have refused the request, or the attempt."""
+        self.shadow_rejections[layer] = self.shadow_rejections.get(layer, 0) + 1
 
     def aborted(self) -> None:
         """The connection was cut because the body broke after its head had gone out."""
