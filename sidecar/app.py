@@ -104,6 +104,7 @@ class App:
             ids=self._ids,
             cells=self.metrics.listener("ingress"),
             trusted=config.trusted.proxies,
+            debug=config.trusted.debug,
             on_refused=self._refused,
         )
         self.system = System(clock)

@@ -327,6 +327,7 @@ class Exchange:
         "cache",
         "client",
         "deadline",
+        "debug",
         "error",
         "first_byte",
         "forwarded",
@@ -384,13 +385,19 @@ class Exchange:
         self.sent = 0
         """Bytes of the response body that went out."""
         self.note_list: list[tuple[str, str]] | None = None
+        self.debug = False
+        """The client asks for the decision trail, and may."""
         self.on_sent: Callable[[Exchange, Response | None, str], None] | None = None
         """Set by `observe`; the listener calls it once, when the answer is over, with how it ended."""
         self.informational: Callable[[int, list[Line]], None] | None = None
         """Passes a 1xx on to the client, while that is still possible."""
 
     def note(self, layer: str, decision: str) -> None:
-        """Adds to the decision trail: which layer, and what it decided, as RFC 8941 tokens."""
+        """Adds to the decision trail: which layer, and what out of the ordinary it decided.
+
+        `decision` is parameters as RFC 9651 writes them, a closed set of words: `rejected`,
+        `skipped=budget`, `rung=respond`. The vocabulary is in docs/trail.md.
+        """
         if self.note_list is None:
             self.note_list = [(layer, decision)]
         else:

@@ -55,6 +55,7 @@ REQUEST_KINDS: Mapping[bytes, Kind] = {
     b"forwarded": Kind.OURS,
     b"x-request-id": Kind.OURS,
     b"traceparent": Kind.OURS,
+    b"x-sidecar-debug": Kind.OURS,
 }
 
 RESPONSE_KINDS: Mapping[bytes, Kind] = {

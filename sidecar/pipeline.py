@@ -8,7 +8,7 @@ the route does not ask for it: a policy that a route does not name adds no frame
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.exchange import Exchange, Response
@@ -44,6 +44,8 @@ class Place:
     route: Route
     upstream: str
     services: Services
+    below: tuple[str, ...] = ()
+    """The layers between it and the upstream, outermost first."""
 
 
 class Step(NamedTuple):
@@ -87,6 +89,7 @@ def compile_pipeline(place: Place, upstream: Handler) -> Handler:
         layer = step.layer(place)
         if layer is not None:
             handler = layer(handler)
+            place = replace(place, below=(step.name, *place.below))
     return handler
 
 

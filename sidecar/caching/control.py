@@ -22,6 +22,7 @@ def purging(caching: Caching) -> Handler:
     async def purge(exchange: Exchange) -> Response:
         request = exchange.request
         count = await caching.remove(Uri(request.scheme, request.host, request.target))
+        exchange.note("cache", f"purged={count}")
         return Response(
             200 if count else 404, [Line(b"Content-Type", b"application/json")], b'{"purged": %d}' % count
         )

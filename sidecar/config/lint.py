@@ -41,7 +41,10 @@ def config(settings: Config, files: Sequence[PolicyFile], origins: Mapping[str, 
                 found.append(Place(origins, f"policies.{policy.name}").error("upstream", text))
     for key, text in (
         ("proxies", "every client is believed (write the networks of your proxies)"),
-        ("debug", "everybody may PURGE (write the networks of those who look after the cache)"),
+        (
+            "debug",
+            "everybody may PURGE and see the decision trail (write the networks of those who operate this)",
+        ),
     ):
         networks: tuple[Network, ...] = getattr(settings.trusted, key)
         found += [

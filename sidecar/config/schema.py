@@ -212,7 +212,9 @@ class Trusted(Model):
         ["10.0.0.0/8"],
     )
     debug: tuple[Cidr, ...] = setting(
-        ("127.0.0.1/32", "::1/128"), "Networks that may PURGE what is cached.", ["127.0.0.1/32"]
+        ("127.0.0.1/32", "::1/128"),
+        "Networks that may PURGE what is cached, and get the decision trail by X-Sidecar-Debug.",
+        ["127.0.0.1/32"],
     )
 
 

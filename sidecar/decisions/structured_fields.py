@@ -1,7 +1,7 @@
-"""Structured Fields (RFC 9651): the two containers that cache fields use, Dictionary and List.
+"""Structured Fields (RFC 9651): the two containers that our fields use, Dictionary and List.
 
 A field that does not parse is ignored as a whole (RFC 9651, 4.2), so every function here says None
-for it. Of the bare types only those that cache fields use are told apart.
+for it. Of the bare types only those that our fields use are told apart.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Token(str):
 
 
 class Other:
-    """A valid item of a type that no cache field uses: Decimal, Byte Sequence, Date, Display String."""
+    """A valid item of a type that no field of ours uses: Byte Sequence, Date, Display String."""
 
     __slots__ = ()
 
@@ -43,7 +43,7 @@ class InnerList(tuple["Bare", ...]):
     __slots__ = ()
 
 
-Bare = int | str | bool | Token | Other | InnerList
+Bare = int | float | str | bool | Token | Other | InnerList
 
 
 class _MalformedError(ValueError):
@@ -75,6 +75,8 @@ class _Reader:
         kind, text = found.lastgroup, found[found.lastgroup or 0]
         if kind == "integer":
             return int(text)
+        if kind == "decimal":
+            return float(text)
         if kind == "string":
             return _ESCAPED.sub(r"\1", text)
         if kind == "token":
@@ -83,10 +85,9 @@ class _Reader:
             return text == "1"
         return Other()
 
-    def member(self) -> Bare:
+    def member(self) -> tuple[Bare, dict[str, Bare]]:
         value = self.inner_list() if self.sees("(") else self.item()
-        self.parameters()
-        return value
+        return value, self.parameters()
 
     def inner_list(self) -> InnerList:
         items: list[Bare] = []
@@ -99,12 +100,13 @@ class _Reader:
             if not self.text.startswith((" ", ")"), self.at):
                 raise _MalformedError
 
-    def parameters(self) -> None:
+    def parameters(self) -> dict[str, Bare]:
+        parameters: dict[str, Bare] = {}
         while self.sees(";"):
             self.take(_SPACES)
-            self.take(_KEY)
-            if self.sees("="):
-                self.item()
+            key = self.take(_KEY)[0]
+            parameters[key] = self.item() if self.sees("=") else True
+        return parameters
 
     def more(self) -> bool:
         """Goes past the comma that another member follows; False at the end."""
@@ -127,7 +129,7 @@ def parse_dictionary(value: bytes) -> dict[str, Bare] | None:
         while more:
             key = reader.take(_KEY)[0]
             if reader.sees("="):
-                members[key] = reader.member()
+                members[key], _ = reader.member()
             else:
                 reader.parameters()
                 members[key] = True
@@ -139,7 +141,13 @@ def parse_dictionary(value: bytes) -> dict[str, Bare] | None:
 
 def parse_list(value: bytes) -> list[Bare] | None:
     """Members in order, parameters left out (RFC 9651, 4.2.1)."""
-    members: list[Bare] = []
+    members = parse_members(value)
+    return None if members is None else [member for member, _ in members]
+
+
+def parse_members(value: bytes) -> list[tuple[Bare, dict[str, Bare]]] | None:
+    """Members of a List in order, each with its parameters (RFC 9651, 4.2.1)."""
+    members: list[tuple[Bare, dict[str, Bare]]] = []
     try:
         reader = _reader(value)
         more = bool(reader.text)

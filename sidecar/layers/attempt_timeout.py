@@ -33,6 +33,7 @@ def layer(place: Place) -> Layer | None:
                 assert own is not None
                 at = now + own
             elif at <= now:
+                exchange.note("attempt_timeout", "rejected")
                 raise DeadlineExceeded
             task = current_task()
             assert task is not None
@@ -45,6 +46,7 @@ def layer(place: Place) -> Layer | None:
                     exchange.upstream_seconds = seconds = clock.now() - now
                     exchange.verdict = Verdict.TRANSIENT
                     cells.attempt(Verdict.TRANSIENT, seconds)
+                    exchange.note("attempt_timeout", "expired")
                     raise AttemptTimeout(f"no response within {seconds:.3g} s") from None
                 raise
             finally:

@@ -155,6 +155,7 @@ class _Cache:
                     return response
             if use is Use.ONLY_IF_CACHED:
                 self._count(exchange, "miss")
+                exchange.note("cache", f"miss;error={CacheMissed.code}")
                 raise CacheMissed
             if use is Use.BYPASS:
                 return await self._pass(exchange, Forward.BYPASS)
@@ -232,6 +233,8 @@ class _Cache:
             if entry is not None and self._stands_in(entry, asked, now, error):
                 return self._stale(exchange, entry, asked, now, None) or ()
             self._count(exchange, "miss")
+            if joined and isinstance(error, SidecarError):
+                exchange.note("cache", f"collapsed;error={error.code}")
             raise error
         if filled.entry is not None and (filled.validated or filled.response is None):
             return self._validated(exchange, asked, filled, now, forward, joined=joined) or ()
@@ -244,7 +247,7 @@ class _Cache:
             return self._stale(exchange, entry, asked, now, status) or ()
         self._count(exchange, "collapsed" if joined else "miss")
         return self._conditional(
-            exchange.request,
+            exchange,
             asked,
             marked(
                 response,
@@ -300,8 +303,9 @@ class _Cache:
             response.add(Line(b"Sidecar-Degraded", b"stale"))
         return response
 
-    def _conditional(self, request: Request, asked: Asked, response: Response, now: float) -> Response:
+    def _conditional(self, exchange: Exchange, asked: Asked, response: Response, now: float) -> Response:
         """A client's condition holds for what the origin answered without it, too."""
+        request = exchange.request
         if not asked.preconditions or response.status != 200:
             return response
         condition = evaluate(
@@ -310,6 +314,7 @@ class _Cache:
         if condition is not Condition.NOT_MODIFIED:
             return response
         response.close()
+        exchange.note("cache", "not_modified")
         return Response(304, not_modified_headers(response.headers))
 
     async def _pass(self, exchange: Exchange, forward: Forward = Forward.METHOD) -> Response:

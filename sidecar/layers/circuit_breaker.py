@@ -96,6 +96,7 @@ def layer(place: Place) -> Layer | None:
             exchange.breaker = label = permit.label
             if label != "closed":
                 account.look()
+                exchange.note("circuit_breaker", label)
             try:
                 response = await inner(exchange)
             except UpstreamError:

@@ -21,6 +21,7 @@ def layer(place: Place) -> Layer | None:
     cells = place.services.metrics.upstream(place.upstream)
     # Then that layer has noted when the attempt began.
     timed = place.route.attempt_timeout is not None or place.route.deadline is not None
+    ok = Verdict.OK
     retry = place.route.retry
     listed = retry.on.statuses if retry is not None else ()
     verdicts = tuple(
@@ -33,7 +34,9 @@ def layer(place: Place) -> Layer | None:
                 exchange.attempt_started = clock.now()
             try:
                 response = await inner(exchange)
-            except UpstreamError:
+            except UpstreamError as error:
+                exchange.note("upstream", f"error={error.code}")
+                exchange.note("classify", "transient")
                 exchange.upstream_seconds = clock.now() - exchange.attempt_started
                 exchange.verdict = Verdict.TRANSIENT
                 cells.attempt(Verdict.TRANSIENT, exchange.upstream_seconds)
@@ -41,6 +44,9 @@ def layer(place: Place) -> Layer | None:
             exchange.upstream_seconds = seconds = clock.now() - exchange.attempt_started
             exchange.verdict = response.verdict = verdict = verdicts[response.status]
             cells.attempt(verdict, seconds)
+            if verdict is not ok:
+                exchange.note("upstream", f"status={response.status}")
+                exchange.note("classify", verdict.value)
             return response
 
         return classify

@@ -2,20 +2,28 @@
 
 Must stand outermost: it sees every final outcome, and no error may pass it. What is measured starts with
 the request's head and ends when the listener says that the answer is over, by `exchange.on_sent`: an
-answer whose body breaks on its way is not a success.
+answer whose body breaks on its stack is not a success.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from sidecar.decisions.trail import Facts, compose
 from sidecar.errors import ClientGone, SidecarError, rescue
+from sidecar.headers import Line
+from sidecar.telemetry.access_log import Stack
 from sidecar.telemetry.log import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidecar.exchange import Exchange, Response
     from sidecar.pipeline import Handler, Layer, Place
+
+DECISION: Final = b"Sidecar-Decision"
+"""Field that carries the trail of an answer up to its head."""
 
 
 def layer(place: Place) -> Layer:
@@ -25,6 +33,7 @@ def layer(place: Place) -> Layer:
     append = services.access_log.append if services.access_log.enabled else None
     now = services.clock.now
     name = place.route.name
+    stack = Stack(place.below)
     log = get_logger("sidecar.observe")
 
     def sent(exchange: Exchange, response: Response | None, how: str) -> None:
@@ -47,14 +56,22 @@ def layer(place: Place) -> Layer:
         if trace is not None and int(trace[1], 16) & 1:  # an unsampled trace leads nowhere
             cells.exemplar(trace[0], seconds, ended)
         if append is not None:
-            append(exchange, status, ended, how)
+            append(exchange, status, ended, how, stack)
 
-    def compose(inner: Handler) -> Handler:
+    def telling(exchange: Exchange, response: Response) -> Response:
+        """`response` with the decision trail, for a client that asks for it."""
+        milliseconds = (now() - exchange.started) * 1000
+        value = f"{trail(stack.layers, exchange, response)}, observe;ms={milliseconds:.3f}"
+        _replace(response, Line(DECISION, value.encode("ascii")))
+        return response
+
+    def around(inner: Handler) -> Handler:
         async def observe(exchange: Exchange) -> Response:
             exchange.route = name
             exchange.on_sent = sent
             try:
-                return await inner(exchange)
+                response = await inner(exchange)
+                return telling(exchange, response) if exchange.debug else response
             except SidecarError as error:
                 exchange.error = error
             except asyncio.CancelledError:
@@ -65,8 +82,32 @@ def layer(place: Place) -> Layer:
                 exchange.error = SidecarError()
                 log.exception("unexpected error", request_id=exchange.request_id, route=name)
             cells.error(exchange.error.code)
-            return rescue(exchange.error, exchange.request_id, name)
+            response = rescue(exchange.error, exchange.request_id, name)
+            return telling(exchange, response) if exchange.debug else response
 
         return observe
 
-    return compose
+    return around
+
+
+def trail(layers: Sequence[str], exchange: Exchange, response: Response) -> str:
+    """What was decided about `exchange`, as far as it has come, when `response` is to answer it."""
+    facts = Facts(
+        response.status,
+        attempts=exchange.attempts,
+        verdict="" if exchange.verdict is None else exchange.verdict.value,
+        cache=exchange.cache,
+        error="" if exchange.error is None else exchange.error.code,
+    )
+    return compose(layers, facts, exchange.note_list or ())
+
+
+def _replace(response: Response, ours: Line) -> None:
+    """Puts `ours` into the place of what the upstream may have sent under that name."""
+    theirs = [line for line in response.headers if line.name == ours.name]
+    if theirs:
+        response.headers = [line for line in response.headers if line not in theirs]
+        if response.plain is not None:
+            for line in theirs:
+                response.plain = response.plain.replace(line.wire, b"", 1)
+    response.add(ours)

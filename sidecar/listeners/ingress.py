@@ -25,6 +25,7 @@ _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 """W3C Trace Context, 3.2.2; later versions may append fields (3.2.4)."""
 FORWARDED: Final = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n"
+_NO: Final = frozenset({b"0", b"false"})
 _NO_TRACE: Final = b"0" * 32
 _NO_SPAN: Final = b"0" * 16
 
@@ -53,9 +54,11 @@ class Listener:
         ids: Ids,
         cells: ListenerCells,
         trusted: Sequence[Network] = (),
+        debug: Sequence[Network] = (),
         on_refused: Callable[[str, ClientError], None] | None = None,
         scheme: str = "http",
     ) -> None:
+        """`trusted` are the proxies that are believed, `debug` those who may ask for the decision trail."""
         self.limits = limits
         self.route = route
         """Finds the handler of an exchange, and names its route."""
@@ -65,6 +68,7 @@ class Listener:
         self._ids = ids
         self._cells = cells
         self._trusted = trusted
+        self._debug = debug
         self._on_refused = on_refused
         self._scheme = scheme
         self._lines = Lines(REQUEST_KINDS)
@@ -167,6 +171,7 @@ class Listener:
         forwarded: list[bytes] = []
         trusted = connection.trusted
         request_id = ""
+        asks = False
         for line in request.headers if request.ours is None else request.ours:
             if line.kind is not Kind.OURS:
                 continue
@@ -176,6 +181,8 @@ class Listener:
                     request_id = line.value.decode("ascii")
             elif name == b"traceparent":
                 exchange.traceparent = parse_traceparent(line.value)
+            elif name == b"x-sidecar-debug":
+                asks = line.value.lower() not in _NO
             elif not trusted:
                 continue
             elif name == b"x-forwarded-for":
@@ -192,11 +199,15 @@ class Listener:
             exchange.informational = connection.informational
         if not trusted:
             exchange.forwarded = connection.forwarded_for(request.host)
+            if asks:
+                exchange.debug = within(exchange.client, self._debug)
             return
         address = peer.encode()
         if forwarded_for:
             exchange.client = self._client(forwarded_for, peer)
             address = forwarded_for + b", " + address
+        if asks:
+            exchange.debug = within(exchange.client, self._debug)
         exchange.forwarded = FORWARDED % (address, proto or self._scheme.encode(), host or request.host)
         if forwarded:
             ours = b"for=%b;host=%b;proto=%b" % (_node(peer), _quoted(request.host), self._scheme.encode())

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 # ASCII only, so that nothing that a client sends makes a line that is not UTF-8.
 from json.encoder import encode_basestring_ascii as quote
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
+from sidecar.decisions import trail
 from sidecar.telemetry.redact import redact_target
 from sidecar.telemetry.stamp import Stamp
 
@@ -33,9 +34,21 @@ LONGEST_KNOWN = 512
 
 LOGGER = "sidecar.access"
 
-Facts = tuple[int, str, str, bytes, str, str, str, int, str, str, str, str | None]
+
+class Stack:
+    """The layers of a route, outermost first, `observe` left out. Compared by identity: that is quick."""
+
+    __slots__ = ("layers",)
+
+    def __init__(self, layers: tuple[str, ...] = ()) -> None:
+        self.layers = layers
+
+
+NO_LAYERS: Final = Stack()
+
+Facts = tuple[int, str, str, bytes, str, str, str, int, str, str, str, str | None, Stack]
 """What many lines have in common: status, end, method, target, client, route, upstream, attempts, verdict,
-breaker, cache, error."""
+breaker, cache, error, layers."""
 
 Record = tuple[
     float,  # Clock.now() at the end
@@ -56,9 +69,10 @@ Record = tuple[
     str,  # breaker
     str,  # cache
     str | None,  # error code
-    list[tuple[str, str]] | None,  # trail
+    list[tuple[str, str]] | None,  # notes
     int,  # bytes in
     int,  # bytes out
+    Stack,
 ]
 
 _TRACE = '"%s"'
@@ -70,10 +84,6 @@ _PLAIN = "\x1b[0m"
 
 def _or_null(text: str | None) -> str:
     return quote(text) if text else "null"
-
-
-def _trail(notes: list[tuple[str, str]]) -> str:
-    return f"[{','.join([quote(f'{layer}={decision}') for layer, decision in notes])}]"
 
 
 def level_of(status: int, how: str = "done") -> str:
@@ -103,7 +113,8 @@ class AccessLog:
         self._records: list[Record] = []
         self._timer: Timer | None = None
         self._stamp = Stamp()
-        self._known: dict[Facts, str] = {}
+        self._known: dict[Facts, tuple[str, str]] = {}
+        self._trails: dict[tuple[object, ...], str] = {}
         self._colour = format == "console" and sink is not None and sink.is_terminal
         self._line = self._console if format == "console" else self._json
 
@@ -116,7 +127,9 @@ class AccessLog:
         """Lines that could not be written."""
         return 0 if self._sink is None else self._sink.dropped
 
-    def append(self, exchange: Exchange, status: int, ended: float, how: str) -> None:
+    def append(
+        self, exchange: Exchange, status: int, ended: float, how: str, stack: Stack = NO_LAYERS
+    ) -> None:
         """Takes what the line needs from an exchange that was over at `ended` (`Clock.now()`).
 
         The exchange itself is not kept: it holds bodies.
@@ -147,6 +160,7 @@ class AccessLog:
                 exchange.note_list,
                 exchange.received,
                 exchange.sent,
+                stack,
             )
         )
         count = len(records)
@@ -183,25 +197,29 @@ class AccessLog:
         (
             ended, status, how, method, target, request_id, trace, client, route, started, first_byte,
             upstream, upstream_seconds, attempts, verdict, breaker, cache, error, notes, received, sent,
+            stack,
         ) = record  # fmt: skip
         # `_value_`: the property costs as much as half of the line in Python 3.11.
         word = verdict._value_ if verdict is not None else ""
-        facts = (status, how, method, target, client, route, upstream, attempts, word, breaker, cache, error)
-        known = self._known.get(facts)
-        if known is None:
-            known = self._learn(facts)
+        facts = (
+            status, how, method, target, client, route, upstream, attempts, word, breaker, cache, error,
+            stack,
+        )  # fmt: skip
+        known, usual = self._known.get(facts) or self._learn(facts)
         return (
             f'{{"ts":"{self._stamp(epoch + ended)}",{known},"request_id":{quote(request_id)},'
             f'"trace_id":{_TRACE % trace[0].decode() if trace else "null"},'
             f'"duration_ms":{(ended - started) * 1000:.3f},'
             f'"first_byte_ms":{_MILLISECONDS % ((first_byte - started) * 1000) if first_byte else "null"},'
             f'"upstream_ms":{_MILLISECONDS % (upstream_seconds * 1000) if attempts else "null"},'
-            f'"trail":{_trail(notes) if notes else "[]"},"bytes_in":{received},"bytes_out":{sent}}}\n'
+            f'"trail":{self._trail(facts, notes) if notes else usual},'
+            f'"bytes_in":{received},"bytes_out":{sent}}}\n'
         ).encode()
 
-    def _learn(self, facts: Facts) -> str:
-        """The members that many lines have in common."""
-        status, how, method, target, client, route, upstream, attempts, verdict, breaker, cache, error = facts
+    def _learn(self, facts: Facts) -> tuple[str, str]:
+        """The members that many lines have in common, and the trail of those without notes."""
+        status, how, method, target, client, route, upstream, attempts, verdict, *_ = facts
+        breaker, cache, error, stack = facts[9:]
         path = quote(_shown(target))[1:-1]
         known = (
             f'"level":"{level_of(status, how)}","logger":"{LOGGER}","message":"{method} {path} {status}",'
@@ -210,16 +228,31 @@ class AccessLog:
             f'"verdict":{_or_null(verdict)},"breaker":{_or_null(breaker)},"cache":{_or_null(cache)},'
             f'"error":{_or_null(error)},"end":"{how}"'
         )
+        came_to = trail.Facts(status, how, attempts, verdict, cache, error or "")
+        both = (known, quote(trail.compose(stack.layers, came_to)))
         if len(target) <= LONGEST_KNOWN:
             if len(self._known) >= MOST_KNOWN:
                 self._known.clear()
-            self._known[facts] = known
+            self._known[facts] = both
+        return both
+
+    def _trail(self, facts: Facts, notes: list[tuple[str, str]]) -> str:
+        """The trail of a request that something was noted of: of the same, most of the time."""
+        status, how, _, _, _, _, _, attempts, verdict, _, cache, error, stack = facts
+        key = (stack, status, how, attempts, verdict, cache, error, *notes)
+        known = self._trails.get(key)
+        if known is None:
+            came_to = trail.Facts(status, how, attempts, verdict, cache, error or "")
+            known = quote(trail.compose(stack.layers, came_to, notes))
+            if len(self._trails) >= MOST_KNOWN:
+                self._trails.clear()
+            self._trails[key] = known
         return known
 
     def _console(self, record: Record, epoch: float) -> bytes:
         (
             ended, status, how, method, target, request_id, _, _, route, started, _,
-            upstream, _, attempts, verdict, breaker, cache, error, notes, _, sent,
+            upstream, _, attempts, verdict, breaker, cache, error, notes, _, sent, _,
         ) = record  # fmt: skip
         level = level_of(status, how)
         time = self._stamp(epoch + ended)[11:-1]
@@ -239,7 +272,7 @@ class AccessLog:
             rest.append(f"error={error}")
         if how != "done":
             rest.append(f"end={how}")
-        rest.extend(f"{layer}={decision}" for layer, decision in notes or ())
+        rest.extend(f"{layer};{decision}" for layer, decision in notes or ())
         rest.append(f"id={request_id}")
         text = " ".join(rest)
         if not text.isprintable():  # what a client sends must not steer a terminal

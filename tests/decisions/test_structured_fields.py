@@ -10,6 +10,7 @@ from sidecar.decisions.structured_fields import (
     Token,
     parse_dictionary,
     parse_list,
+    parse_members,
     string,
 )
 
@@ -73,9 +74,9 @@ def test_malformed(value: bytes) -> None:
     assert parse_dictionary(value) is None
 
 
-@pytest.mark.parametrize("value", [b"1.5", b":aGk=:", b"@1659578233", b'%"f%c3%bc"'])
+@pytest.mark.parametrize("value", [b":aGk=:", b"@1659578233", b'%"f%c3%bc"'])
 def test_other_types(value: bytes) -> None:
-    """RFC 9651, 3.3: the types that no cache field uses are valid all the same."""
+    """RFC 9651, 3.3: the types that no field of ours uses are valid all the same."""
     members = parse_list(value)
     assert members is not None
     assert isinstance(members[0], Other)
@@ -83,9 +84,19 @@ def test_other_types(value: bytes) -> None:
 
 def test_list() -> None:
     """RFC 9651, 4.2.1: strings, tokens and inner lists are told apart."""
-    members = parse_list(b'"a", a, (a b);x, 1')
-    assert members == ["a", "a", ("a", "b"), 1]
-    assert [type(member) for member in members] == [str, Token, InnerList, int]
+    members = parse_list(b'"a", a, (a b);x, 1, -1.25')
+    assert members == ["a", "a", ("a", "b"), 1, -1.25]
+    assert [type(member) for member in members] == [str, Token, InnerList, int, float]
+
+
+def test_members() -> None:
+    """RFC 9651, 3.1.2: each with its parameters; of equal keys the last one counts."""
+    assert parse_members(b'a;b;c=1, "x";d="e;f", (a b);g=?0;g=1.5') == [
+        ("a", {"b": True, "c": 1}),
+        ("x", {"d": "e;f"}),
+        (("a", "b"), {"g": 1.5}),
+    ]
+    assert parse_members(b"a;=1") is None
 
 
 def test_malformed_list() -> None:

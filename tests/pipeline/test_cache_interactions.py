@@ -189,5 +189,6 @@ async def test_the_trail_of_a_fill_is_its_first_clients() -> None:
     send = bench.route(cache=STALE, retry={"attempts": 2, "backoff": QUICK})
     await bench.clock.complete(asyncio.gather(send(), send()))
     first, second = bench.sent
-    assert (first.attempts, first.note_list) == (2, [("retry", "reset")])
+    failed = [("upstream", "error=upstream_reset"), ("classify", "transient")]
+    assert (first.attempts, first.note_list) == (2, [*failed, ("retry", "reset")])
     assert (second.attempts, second.note_list) == (0, None)

@@ -185,6 +185,7 @@ class Harness:
         *,
         limits: Mapping[str, Any] | None = None,
         trusted: Sequence[str] = (),
+        debug: Sequence[str] = (),
         clock: Clock | None = None,
         tls: ssl.SSLContext | None = None,
         server_name: str = "localhost",
@@ -238,6 +239,7 @@ class Harness:
             ids=ids,
             cells=self.metrics.listener("ingress"),
             trusted=tuple(ip_network(network) for network in trusted),
+            debug=tuple(ip_network(network) for network in debug),
             on_refused=lambda _, error: self.refused.append(error),
         )
 

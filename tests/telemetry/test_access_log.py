@@ -15,10 +15,13 @@ import pytest
 from sidecar.decisions.verdict import Verdict
 from sidecar.errors import CircuitOpen
 from sidecar.exchange import Exchange, Request
-from sidecar.telemetry.access_log import BATCH, FLUSH_SECONDS, LONGEST_TARGET, AccessLog
+from sidecar.telemetry.access_log import BATCH, FLUSH_SECONDS, LONGEST_TARGET, AccessLog, Stack
 from sidecar.telemetry.sink import Sink
 from sidecar.telemetry.stamp import Stamp
 from tests.support.clock import ManualClock
+
+STACK = Stack(("cache", "retry", "circuit_breaker", "classify"))
+WAY = "cache;miss, circuit_breaker;closed, upstream;status=200, classify;ok, retry;ok"
 
 
 class Lines:
@@ -69,7 +72,7 @@ def test_a_line_tells_the_whole_request(lines: Lines) -> None:
     """Every member, with times in milliseconds and the query's secret hidden."""
     clock = ManualClock()
     log = AccessLog(lines.sink, clock)
-    log.append(exchange(clock), 200, clock.now() + 0.0256789, "done")
+    log.append(exchange(clock), 200, clock.now() + 0.0256789, "done", STACK)
     log.close()
     [line] = lines.all()
     assert orjson.loads(line) == {
@@ -93,7 +96,7 @@ def test_a_line_tells_the_whole_request(lines: Lines) -> None:
         "breaker": "closed",
         "cache": "miss",
         "error": None,
-        "trail": ["retry=connect"],
+        "trail": f"cache;miss, retry;connect, {WAY.removeprefix('cache;miss, ')}",
         "bytes_in": 7,
         "bytes_out": 1024,
         "end": "done",
@@ -112,7 +115,28 @@ def test_what_did_not_happen_is_null(lines: Lines) -> None:
     nulls = ("trace_id", "first_byte_ms", "upstream", "upstream_ms", "verdict", "breaker")
     assert all(line[name] is None for name in nulls)
     assert line["error"] == "circuit_open"
-    assert line["trail"] == []
+    assert line["trail"] == "observe;error=circuit_open"
+
+
+def test_the_trail_is_of_its_own_request(lines: Lines) -> None:
+    """Nothing that is remembered of one request gets into the line of another."""
+    clock = ManualClock()
+    log = AccessLog(lines.sink, clock)
+    trails = []
+    for _ in range(2):
+        usual = exchange(clock)
+        usual.note_list = None
+        log.append(usual, 200, clock.now(), "done", STACK)
+        trails.append(WAY)
+        log.append(usual, 200, clock.now(), "done", Stack(("cache", "classify")))
+        trails.append("cache;miss, upstream;status=200, classify;ok")
+        for reason in ("reset", "timeout"):
+            repeated = exchange(clock)
+            repeated.note_list = [("retry", reason)]
+            log.append(repeated, 200, clock.now(), "done", STACK)
+            trails.append(f"cache;miss, retry;{reason}, {WAY.removeprefix('cache;miss, ')}")
+    log.close()
+    assert [orjson.loads(line)["trail"] for line in lines.all()] == trails
 
 
 @pytest.mark.parametrize(
@@ -227,7 +251,7 @@ def test_the_console_format_is_for_people(lines: Lines) -> None:
     log.close()
     assert lines.all() == [
         b"22:13:20.500 ERROR   GET /api/v1/things/42?key=***&q=x 502 500.0ms 1024B route=things "
-        b"upstream=app attempts=2 verdict=ok cache=miss retry=connect id=" + b"a" * 32
+        b"upstream=app attempts=2 verdict=ok cache=miss retry;connect id=" + b"a" * 32
     ]
 
 
