@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import gc
-import os
-import signal
-import socket
 import ssl
-import sys
-from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-import uvloop
 
 from sidecar.admin import api as admin
 from sidecar.caching.cache import Caching
 from sidecar.caching.control import Control
-from sidecar.child import FORWARDED, Child, interrupted_from_terminal
-from sidecar.clock import Clock, Ids, SystemClock, SystemRandom
+from sidecar.clock import Clock, Ids, SystemRandom
 from sidecar.config.schema import Address, Tls, Url
+from sidecar.egress_plane import EgressPlane
 from sidecar.generation import Generation
 from sidecar.headers import RESPONSE_KINDS, Lines
+from sidecar.listeners.binding import CannotStart, binding
 from sidecar.listeners.ingress import Limits, Listener
 from sidecar.pipeline import Services
 from sidecar.state import State
@@ -56,10 +48,6 @@ LONGEST_TICK: Final = 1.0
 """Seconds between two looks for connections that have outlived their limits."""
 
 
-class CannotStart(Exception):
-    """Something outside the configuration's text is wrong; the message says what, and the mend."""
-
-
 class App:
     """All parts of one sidecar process."""
 
@@ -87,18 +75,26 @@ class App:
         )
         self.upstreams: dict[str, Upstream] = {}
         app = self._upstream(APP, config.app.url, None, Tls())
-        by_policy = {policy.name: self._upstream_of(policy, app) for policy in loaded.policies}
+        by_policy = {
+            policy.name: self._upstream_of(policy, app)
+            for policy in loaded.policies
+            if policy.direction == "ingress"
+        }
         self.generation = Generation(loaded.policies, by_policy, app, self.services, config.trusted.debug)
-        limits = config.limits
+        limits = Limits(
+            head=config.limits.head,
+            body=config.limits.body,
+            connections=config.limits.connections,
+            header_timeout=config.limits.header_timeout,
+            idle=config.limits.idle,
+            drain=config.limits.drain,
+        )
+        # What the app sends is its own affair: the limit on bodies is for its clients.
+        self.egress = EgressPlane(
+            loaded, self.services, self._ids, replace(limits, body=None), on_refused=self._refused
+        )
         self.ingress = Listener(
-            Limits(
-                head=limits.head,
-                body=limits.body,
-                connections=limits.connections,
-                header_timeout=limits.header_timeout,
-                idle=limits.idle,
-                drain=limits.drain,
-            ),
+            limits,
             self._route,
             clock=clock,
             ids=self._ids,
@@ -124,6 +120,7 @@ class App:
             version=_version(),
         )
         self.admin: admin.AdminServer | None = None
+        self._drained_by = 0.0
         self._ticker: asyncio.Task[None] | None = None
 
     def _caching(self, loaded: Loaded) -> Caching:
@@ -150,12 +147,9 @@ class App:
 
     def _upstream_of(self, policy: PolicyFile, app: Upstream) -> Upstream:
         """The app's own pool, unless the file says something of its own about where and how."""
-        if policy.direction == "egress":
-            url = policy.upstream or Url("https", policy.hosts[0], 443)
-        elif policy.upstream is None and policy.connect_to is None and policy.tls == Tls():
+        if policy.upstream is None and policy.connect_to is None and policy.tls == Tls():
             return app
-        else:
-            url = policy.upstream or self.config.app.url
+        url = policy.upstream or self.config.app.url
         return self._upstream(policy.name, url, policy.connect_to, policy.tls)
 
     def _upstream(self, name: str, url: Url, connect_to: Address | None, tls: Tls) -> Upstream:
@@ -179,6 +173,13 @@ class App:
     def _route(self, exchange: Exchange) -> Handler:
         return self.generation.route(exchange)
 
+    def _route_any(self, exchange: Exchange) -> Handler:
+        """Of a request that no listener took in: its URL tells which way it goes."""
+        request = exchange.request
+        if self.egress.routes.lists(request.scheme, request.host):
+            return self.egress.routes.proxied(exchange)
+        return self.generation.route(exchange)
+
     def _refused(self, peer: str, error: ClientError) -> None:
         self.log.info(
             "request refused", client=peer, status=error.status, error=error.code, reason=error.detail
@@ -190,13 +191,14 @@ class App:
         """Binds the listeners and begins to serve. Raises `CannotStart`."""
         listen = self.config.listen
         self.system.start()
-        with _binding("listen.ingress", listen.ingress):
+        with binding("listen.ingress", listen.ingress):
             ingress = await self.ingress.start(listen.ingress)
+        await self.egress.start()
         if self.redis is not None:
             self.redis.start()
-        self.cache_control = Control(self.caching, self._route, self._ids, _authority(ingress))
+        self.cache_control = Control(self.caching, self._route_any, self._ids, _authority(ingress))
         token = self.config.admin.token
-        with _binding("listen.admin", listen.admin):
+        with binding("listen.admin", listen.admin):
             self.admin = await admin.start(
                 listen.admin,
                 health=self.health,
@@ -214,6 +216,7 @@ class App:
         self.log.info(
             "listening",
             ingress=str(ingress),
+            **self.egress.shown,
             admin=str(self.admin.address),
             app=str(self.config.app.url),
             environment=self.config.environment,
@@ -226,16 +229,24 @@ class App:
             await self.clock.sleep(tick)
             now = self.clock.now()
             self.ingress.sweep(now)
+            self.egress.sweep(now)
             for upstream in self.upstreams.values():
                 upstream.sweep(now)
 
     async def drain(self) -> None:
-        """No new requests; those in flight get `limits.drain`."""
+        """No new requests; those in flight get `limits.drain`. The app may still call out for them."""
+        self._drained_by = self.clock.now() + self.config.limits.drain
         self.health.drain()
         self.log.info("draining", connections=self.ingress.connections)
         cut = await self.ingress.drain()
         if cut:
             self.log.warning("cut off after limits.drain", connections=cut)
+
+    async def drain_egress(self) -> None:
+        """No new calls of the app, which serves nobody any more; those in flight get what time is left."""
+        cut = await self.egress.drain(max(self._drained_by - self.clock.now(), 0.0))
+        if cut:
+            self.log.warning("calls of the app cut off after limits.drain", connections=cut)
 
     async def stop(self) -> None:
         if self._ticker is not None:
@@ -247,92 +258,12 @@ class App:
         await self.system.close()
         for upstream in self.upstreams.values():
             upstream.close()
+        self.egress.close()
         if self.admin is not None:
             await self.admin.close()
         self.access_log.close()
         self.log.info("stopped")
         self.sink.close()
-
-
-async def serve(loaded: Loaded, command: Sequence[str]) -> int:
-    """Serves until a signal or the end of the child; returns the exit code."""
-    clock = SystemClock()
-    app = App(loaded, clock)
-    try:
-        await app.start()
-    except BaseException:
-        await app.stop()
-        raise
-    stopping: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    def stop(number: int) -> None:
-        if not stopping.done():
-            stopping.set_result(number)
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    child: Child | None = None
-    try:
-        if command:
-            try:
-                child = await Child.start(command, os.environ, clock)
-            except OSError as error:
-                raise CannotStart(f"{command[0]}: {error.strerror}; is the command right?") from error
-            app.log.info("started the app", command=command[0], pid=child.pid)
-            for number in FORWARDED:
-                loop.add_signal_handler(number, child.signal, number)
-            await asyncio.wait((stopping, child.exited), return_when=asyncio.FIRST_COMPLETED)
-        else:
-            await stopping
-        await app.drain()
-        if child is not None:
-            by_terminal = (
-                stopping.done() and stopping.result() == signal.SIGINT and interrupted_from_terminal()
-            )
-            await child.stop(loaded.config.limits.drain, by_terminal=by_terminal)
-            app.log.info("the app ended", code=child.exit_code)
-            return child.exit_code
-        return 0
-    finally:
-        await app.stop()
-
-
-def run(loaded: Loaded, command: Sequence[str]) -> int:
-    """`sidecar run`: 0 after a clean stop, the child's code where there is one, 2 where it cannot start."""
-    try:
-        return uvloop.run(serve(loaded, command))
-    except CannotStart as error:
-        sys.stderr.write(f"sidecar: {error}\n")
-        return 2
-
-
-@contextlib.contextmanager
-def _binding(key: str, address: Address) -> Iterator[None]:
-    """Turns the failure to bind into words."""
-    if address.unix is not None:
-        with contextlib.suppress(OSError):
-            _remove_dead_socket(address.unix)
-    try:
-        yield
-    except OSError as error:
-        mend = {
-            errno.EADDRINUSE: "another process listens there: stop it, or choose another port",
-            errno.EACCES: "not allowed: choose a port above 1023, or give the right to bind it",
-            errno.EADDRNOTAVAIL: "this machine has no such address: 0.0.0.0 stands for all that it has",
-        }.get(error.errno or 0, error.strerror or str(error))
-        raise CannotStart(f"{key}: cannot listen on {address}: {mend}") from error
-
-
-def _remove_dead_socket(path: str) -> None:
-    """A socket that a killed process left is removed; one that somebody listens on is not."""
-    if not Path(path).is_socket():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink()
 
 
 def _tune_collector() -> None:

@@ -187,7 +187,7 @@ def _loaded(arguments: argparse.Namespace) -> Loaded:
 
 def _run(arguments: argparse.Namespace) -> int:
     loaded = _loaded(arguments)
-    from sidecar.app import run
+    from sidecar.serving import run
 
     return run(loaded, arguments.command)
 

@@ -51,6 +51,13 @@ class ConnectFailed(UpstreamError):
     reason = "connect"
 
 
+class BadCertificate(ConnectFailed):
+    """The upstream is not who it should be, as far as its certificate tells: nothing was sent."""
+
+    code = "upstream_certificate"
+    title = "The upstream's certificate is not accepted"
+
+
 class ConnectionReset(UpstreamError):
     """The connection ended before the response headers were complete."""
 
@@ -122,6 +129,23 @@ class QuotaHeld(Rejection):
     verdict = Verdict.QUOTA
 
 
+class EgressDenied(Rejection):
+    """The app called a host, or an address, that it may not call."""
+
+    status = 403
+    code = "egress_denied"
+    title = "This may not be called through the sidecar"
+    verdict = Verdict.CLIENT
+
+
+class LoopDetected(Rejection):
+    """The request would come back to the sidecar that sends it (RFC 5842, 7.2)."""
+
+    status = 508
+    code = "loop_detected"
+    title = "The request would come back to this sidecar"
+
+
 class Draining(Rejection):
     code = "draining"
     title = "The sidecar is shutting down"
@@ -151,6 +175,22 @@ class ClientError(SidecarError):
 class BadRequest(ClientError):
     code = "bad_request"
     title = "The request is not valid HTTP/1.1"
+
+
+class NotServed(ClientError):
+    """The listener has no such thing."""
+
+    status = 404
+    code = "not_served"
+    title = "This listener does not serve that"
+
+
+class Misdirected(ClientError):
+    """The request names another host than the one its connection was made for (RFC 9110, 15.5.20)."""
+
+    status = 421
+    code = "misdirected"
+    title = "The connection was made for another host"
 
 
 class MethodRefused(ClientError):

@@ -249,6 +249,12 @@ class Request:
         return first(self.headers, name)
 
 
+class AbsoluteRequest(Request):
+    """A request that named its target by URL, as clients of a forward proxy do (RFC 9112, 3.2.2)."""
+
+    __slots__ = ()
+
+
 class Response:
     """A response on its way to the client."""
 
@@ -271,7 +277,7 @@ class Response:
         self.body = body
         self.verdict: Verdict | None = None
         self.tunnel: Tunnel | None = None
-        """Set with a 101: the raw connection that the client is joined to."""
+        """Set with a 101, and with a 200 to CONNECT: the raw connection that the client is joined to."""
 
     def header(self, name: bytes) -> bytes | None:
         return first(self.headers, name)
@@ -335,6 +341,8 @@ class Exchange:
         "informational",
         "note_list",
         "on_sent",
+        "plane",
+        "policy",
         "received",
         "request",
         "request_id",
@@ -362,6 +370,10 @@ class Exchange:
         self.forwarded = b""
         """`X-Forwarded-*` and `Forwarded` lines for the upstream, as the listener vouches for them."""
         self.route = "unmatched"
+        self.plane = "ingress"
+        """`ingress`: a client's request to the app; `egress`: a call of the app."""
+        self.policy = ""
+        """Of a call of the app: the policy file that owns its host, where one does."""
         self.upstream = ""
         self.deadline: float | None = None
         """`Clock.now()` past which nobody waits for the answer."""

@@ -58,6 +58,13 @@ REQUEST_KINDS: Mapping[bytes, Kind] = {
     b"x-sidecar-debug": Kind.OURS,
 }
 
+EGRESS_REQUEST_KINDS: Mapping[bytes, Kind] = {
+    name: kind
+    for name, kind in REQUEST_KINDS.items()
+    if name not in (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded")
+}
+"""Of the app's own calls: what it says of itself is the provider's affair, and passes as it is."""
+
 RESPONSE_KINDS: Mapping[bytes, Kind] = {
     b"connection": Kind.CONNECTION,
     b"keep-alive": Kind.HOP,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sidecar.exchange import Exchange, Response
 
@@ -46,6 +46,9 @@ class Place:
     services: Services
     below: tuple[str, ...] = ()
     """The layers between it and the upstream, outermost first."""
+    policy: str = ""
+    """The policy file; empty for requests that no file speaks of."""
+    plane: Literal["ingress", "egress"] = "ingress"
 
 
 class Step(NamedTuple):

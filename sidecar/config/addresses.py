@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
 
 from sidecar.config.units import wrong
 
@@ -44,6 +44,11 @@ class Address:
             return False
 
     @property
+    def literal(self) -> bool:
+        """Says where it is by itself: no look-up of a name can lead elsewhere."""
+        return self.loopback or is_ip(self.host)
+
+    @property
     def wildcard(self) -> bool:
         """Stands for every address of the machine."""
         return self.host in ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
@@ -72,6 +77,14 @@ class Url:
     @property
     def address(self) -> Address:
         return Address(self.host, self.port, self.unix) if self.unix is None else Address(unix=self.unix)
+
+
+def is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def within(address: str, networks: Iterable[Network]) -> bool:
@@ -207,6 +220,16 @@ Listener = Annotated[
             "type": "string",
             "pattern": r"^(.+:[0-9]{1,5}|unix:/.+)$",
             "examples": ["127.0.0.1:8080", "[::1]:8080", "unix:/run/sidecar.sock"],
+        }
+    ),
+]
+Listeners = Annotated[
+    tuple[Listener, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, (str, Address)) else value),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+            "examples": ["127.0.0.1:443", ["127.0.0.1:443", "[::1]:443"]],
         }
     ),
 ]

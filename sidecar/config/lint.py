@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 
-from sidecar.config import cache_lint
-from sidecar.config.addresses import Address, Network, Url
+from sidecar.config import cache_lint, listen_lint
+from sidecar.config.addresses import Network
 from sidecar.config.place import Place
 from sidecar.config.policy import Backoff, PolicyFile, Retry, Route
 from sidecar.config.problems import Origin, Problem, listed
@@ -23,22 +23,7 @@ def config(settings: Config, files: Sequence[PolicyFile], origins: Mapping[str, 
     if not listen.admin.loopback and settings.admin.token is None:
         mend = 'write admin: {token: "${SIDECAR_ADMIN_TOKEN}"}, or listen on 127.0.0.1'
         found.append(place.error("listen.admin", f"not on loopback and without admin.token ({mend})"))
-    if _clash(listen.ingress, listen.admin):
-        found.append(
-            place.error("listen.admin", "the ingress listener has this port already (choose another)")
-        )
-    for name, address in (("ingress", listen.ingress), ("admin", listen.admin)):
-        if _reaches(settings.app.url, address):
-            text = f"this is the sidecar's own {name} listener (write where the app listens)"
-            found.append(place.error("app.url", text))
-        for policy in files:
-            if (
-                policy.upstream is not None
-                and policy.connect_to is None
-                and _reaches(policy.upstream, address)
-            ):
-                text = f"this is the sidecar's own {name} listener (write where the upstream listens)"
-                found.append(Place(origins, f"policies.{policy.name}").error("upstream", text))
+    found += listen_lint.listeners(settings, files, origins)
     for key, text in (
         ("proxies", "every client is believed (write the networks of your proxies)"),
         (
@@ -55,24 +40,9 @@ def config(settings: Config, files: Sequence[PolicyFile], origins: Mapping[str, 
     return found + cache_lint.memory(settings.cache, files, place)
 
 
-def _clash(a: Address, b: Address) -> bool:
-    if a.unix is not None or b.unix is not None:
-        return a.unix == b.unix
-    return a.port == b.port != 0 and (a.host == b.host or a.wildcard or b.wildcard)
-
-
-def _reaches(url: Url, listener: Address) -> bool:
-    target = url.address
-    if target.unix is not None or listener.unix is not None:
-        return target.unix == listener.unix
-    if target.port != listener.port:
-        return False
-    return target.host == listener.host or (target.loopback and (listener.wildcard or listener.loopback))
-
-
 def policies(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list[Problem]:
     """Findings about policy files, in the order in which their routes are tried."""
-    found: list[Problem] = []
+    found: list[Problem] = list(listen_lint.hosts(files, origins))
     ingress: list[tuple[Route, Place]] = []
     for policy in files:
         # Each file of egress policies has hosts of its own.
@@ -94,10 +64,7 @@ def policies(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list
 
 def _file(policy: PolicyFile, place: Place) -> Iterator[Problem]:
     tls = policy.tls
-    if policy.direction == "egress" and not policy.hosts:
-        yield place.error("direction", "egress to which hosts? (write hosts: [api.example.com])")
-    if policy.direction == "ingress" and policy.hosts:
-        yield place.error("hosts", "hosts are for egress (write direction: egress, or match.host in a route)")
+    yield from listen_lint.direction(policy, place)
     if policy.upstream is not None and policy.upstream.scheme == "http" and place.written("tls"):
         yield place.error("tls", "the upstream is plain HTTP (write an https:// upstream, or remove tls)")
     if policy.upstream is not None and policy.upstream.unix is not None and policy.connect_to is not None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from sidecar.config import lint
+from sidecar.config import lint, listen_lint
+from sidecar.config.addresses import Address
 from sidecar.config.merge import merged, merged_trees
 from sidecar.config.policy import Policy, PolicyFile
 from sidecar.config.positions import Items, Node, Scalar, Tree, read, value
@@ -39,6 +40,23 @@ class Loaded:
     """Where values were written, by dotted path: `listen.ingress` of sidecar.yaml; for policy files
     `policies.NAME.upstream` and `policies.NAME.routes.ROUTE.retry.attempts`. The rest has its default."""
     warnings: tuple[Problem, ...]
+    directory: Path = Path()
+    """Of sidecar.yaml: what relative names in it are relative to."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts whose calls policy files have, without ports."""
+        names = (name.partition(":")[0] for policy in self.policies for name in policy.hosts)
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def egress(self) -> Address | None:
+        """Where the egress listener is to listen; None: nowhere."""
+        return listen_lint.egress_listener(self.config, self.policies, self.origins)
+
+    @property
+    def ca_directory(self) -> Path:
+        return self.directory / self.config.ca.dir
 
 
 def load(
@@ -64,7 +82,7 @@ def load(
         found.problems += lint.policies(policies, found.origins)
     warnings = found.finish()
     assert file.config is not None
-    return Loaded(file.config, tuple(policies), found.origins, warnings)
+    return Loaded(file.config, tuple(policies), found.origins, warnings, file.directory)
 
 
 def load_policy(path: Path, env: Mapping[str, str]) -> Loaded:

@@ -12,7 +12,10 @@ from sidecar.config.units import wrong
 
 TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VARIABLE: Final = re.compile(r"\{([^{}]*)\}")
-_UNMATCHED: Final = "unmatched"
+_RESERVED: Final = {
+    "unmatched": "names the requests that no route matches",
+    "unlisted": "names the calls to hosts that no policy file lists",
+}
 
 
 def _name(value: str) -> str:
@@ -20,8 +23,8 @@ def _name(value: str) -> str:
         raise wrong(
             '"{given}" is not a name', value, "a letter, then letters, digits, - or _; 64 characters at most"
         )
-    if value == _UNMATCHED:
-        raise wrong('"{given}" names the requests that no route matches: choose another name', value)
+    if value in _RESERVED:
+        raise wrong(f'"{{given}}" {_RESERVED[value]}: choose another name', value)
     return value
 
 
@@ -71,9 +74,16 @@ def _host(value: str) -> str:
 
 
 def _host_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", value):
+    name, colon, port = value.partition(":")
+    valid = re.fullmatch(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*", name) is not None
+    if not valid or len(name) > 253 or "/" in port:
         raise wrong('"{given}" is not the name of a host', value, "write for example maps.googleapis.com")
-    return value.lower()
+    if re.fullmatch(r"[0-9]+", name.rpartition(".")[2]):
+        mend = "no certificate can be made for it: point the app at a takeover address instead"
+        raise wrong('"{given}" is an address, not the name of a host', value, mend)
+    if colon and (not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535):
+        raise wrong('"{given}" has no valid port', value, f"write {name}, or for example {name}:8443")
+    return name.lower() + (f":{port}" if colon and port != "443" else "")
 
 
 def _headers(value: object) -> object:

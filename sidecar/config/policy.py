@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from sidecar.config.addresses import Server, Target
+from sidecar.config.addresses import Listeners, Server, Target
 from sidecar.config.base import Model, required, section, setting
 from sidecar.config.cache_policy import Cache
 from sidecar.config.patterns import FileName, HeaderGlobs, HostName, HostPattern, Methods, Name, PathPattern
@@ -215,7 +215,16 @@ class PolicyFile(Model):
         "egress",
     )
     hosts: tuple[HostName, ...] = setting(
-        (), "With `egress`: the hosts whose requests are this file's.", ["maps.googleapis.com"]
+        (),
+        "With `egress`: the hosts whose requests are this file's, by https at port 443 and http at port 80, "
+        "or at the port that follows the name.",
+        ["maps.googleapis.com"],
+    )
+    takeover: Listeners = setting(
+        (),
+        "With `egress`: addresses that the app has hard-coded, one or a list. The sidecar listens there, by "
+        "plain HTTP, and sends on to `upstream`.",
+        "127.0.0.1:5053",
     )
     upstream: Server | None = setting(
         None,

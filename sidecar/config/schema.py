@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr, WithJsonSchema
 
-from sidecar.config.addresses import Address, Cidr, Listener, Network, Server, Url
+from sidecar.config.addresses import Address, Cidr, Listener, Listeners, Network, Server, Url
 from sidecar.config.base import Model, section, setting
 from sidecar.config.cache_policy import AdaptiveTtl, Cache, CacheKey, QueryKey
 from sidecar.config.policy import (
@@ -39,12 +39,14 @@ __all__ = [
     "App",
     "Backoff",
     "Budget",
+    "CaFiles",
     "Cache",
     "CacheKey",
     "CacheStore",
     "CircuitBreaker",
     "ConcurrencyLimit",
     "Config",
+    "Egress",
     "Environment",
     "Environments",
     "Limits",
@@ -142,6 +144,20 @@ class Listen(Model):
     """Where the sidecar listens: `host:port`, `[ipv6]:port` or `unix:/path`; port 0 is any free one."""
 
     ingress: Listener = setting("127.0.0.1:8080", "Clients of the app connect here.", "0.0.0.0:8080")
+    egress: Listener | None = setting(
+        "127.0.0.1:8081",
+        "The app's own calls: a forward proxy, and `/POLICY/…` as a base URL. Unless it is written here, it "
+        "listens only if there is a policy file with `direction: egress`.",
+        "0.0.0.0:8081",
+        "off",
+    )
+    intercept: Listeners = setting(
+        (),
+        "One address or a list: TLS for the `hosts` of policy files, for apps whose hosts file (or DNS) "
+        "leads those hosts here.",
+        "127.0.0.1:443",
+        ["127.0.0.1:443", "[::1]:443"],
+    )
     admin: Listener = setting(
         "127.0.0.1:9901",
         "Health and metrics. Elsewhere than on loopback it takes `admin.token`.",
@@ -194,8 +210,10 @@ class Limits(Model):
     """What one client, and all clients together, may ask of the sidecar."""
 
     head: Size = setting("32KiB", "Largest request head: request line and headers.", "16KiB")
-    body: Size | None = setting(None, "Largest request body, streamed ones too; `off`: any size.", "50MiB")
-    connections: Count = setting(4096, "Client connections open at once.", 1000)
+    body: Size | None = setting(
+        None, "Largest request body of a client, streamed ones too; `off`: any size.", "50MiB"
+    )
+    connections: Count = setting(4096, "Connections open at once, of each kind of listener.", 1000)
     header_timeout: Duration = setting("10s", "Time for a request head to arrive.", "5s")
     idle: Duration = setting("75s", "Time that an unused client connection is kept open.", "30s")
     drain: Delay = setting(
@@ -218,6 +236,31 @@ class Trusted(Model):
     )
 
 
+class Egress(Model):
+    """What the app may call besides the hosts that policy files list."""
+
+    unlisted: Literal["tunnel", "deny"] = setting(
+        "tunnel", "Other hosts: `tunnel`, passed through untouched; `deny`, refused with 403.", "deny"
+    )
+    allow_private: tuple[Cidr, ...] = setting(
+        (),
+        "Private, loopback and link-local addresses or networks that calls may go to. All others of these "
+        "are refused, but for an address that a policy file itself names.",
+        ["10.20.0.0/16"],
+    )
+
+
+class CaFiles(Model):
+    """The local certificate authority, by which calls over TLS are intercepted."""
+
+    dir: str = setting(
+        ".sidecar/ca",
+        "Directory of its key, its certificate and the bundle for clients, relative to this file. `sidecar "
+        "ca` prints what clients need.",
+        "/var/lib/sidecar/ca",
+    )
+
+
 class Settings(Model):
     """All that can differ between environments."""
 
@@ -232,6 +275,8 @@ class Settings(Model):
     metrics: Metrics = section(Metrics, "Prometheus metrics.")
     limits: Limits = section(Limits, "Limits on clients.")
     trusted: Trusted = section(Trusted, "Whom the sidecar believes.")
+    egress: Egress = section(Egress, "What the app may call.")
+    ca: CaFiles = section(CaFiles, "The local certificate authority.")
 
 
 class Environments(Model):

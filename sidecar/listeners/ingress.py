@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sidecar.config.addresses import Address, Network, within
 from sidecar.errors import ClientError
@@ -42,8 +42,20 @@ class Limits:
     drain: float
 
 
+class Connection(Protocol):
+    """What a listener knows of a connection that came in by it."""
+
+    transport: asyncio.Transport | None
+    peer: str
+    trusted: bool
+
+    def check(self, now: float) -> None: ...
+    def shut_down(self) -> None: ...
+    def abort(self) -> None: ...
+
+
 class Listener:
-    """A listening address, and the connections that came in by it."""
+    """Listening addresses, and the connections that came in by them."""
 
     def __init__(
         self,
@@ -57,6 +69,7 @@ class Listener:
         debug: Sequence[Network] = (),
         on_refused: Callable[[str, ClientError], None] | None = None,
         scheme: str = "http",
+        kinds: Mapping[bytes, Kind] = REQUEST_KINDS,
     ) -> None:
         """`trusted` are the proxies that are believed, `debug` those who may ask for the decision trail."""
         self.limits = limits
@@ -71,37 +84,47 @@ class Listener:
         self._debug = debug
         self._on_refused = on_refused
         self._scheme = scheme
-        self._lines = Lines(REQUEST_KINDS)
-        self._heads = RequestHeads(REQUEST_KINDS)
-        self._connections: set[ServerProtocol] = set()
-        self._server: asyncio.Server | None = None
+        self._lines = Lines(kinds)
+        self._heads = RequestHeads(kinds)
+        self._connections: set[Any] = set()
+        """Of type `Connection`."""
+        self._servers: list[asyncio.Server] = []
         self._emptied: asyncio.Event = asyncio.Event()
 
     # -- life ----------------------------------------------------------------------------------
 
     async def start(self, address: Address) -> Address:
-        """Binds; returns the address with its real port. Raises `OSError`."""
+        """Binds one more address; returns it with its real port. Raises `OSError`."""
         loop = asyncio.get_running_loop()
         if address.unix is not None:
-            self._server = await loop.create_unix_server(lambda: ServerProtocol(self), address.unix)
+            self._servers.append(await loop.create_unix_server(self.protocol, address.unix))
             return address
-        self._server = await loop.create_server(
-            lambda: ServerProtocol(self), address.host, address.port, backlog=1024, reuse_address=True
+        server = await loop.create_server(
+            self.protocol, address.host, address.port, backlog=1024, reuse_address=True
         )
-        return Address(address.host, self._server.sockets[0].getsockname()[1])
+        self._servers.append(server)
+        return Address(address.host, server.sockets[0].getsockname()[1])
+
+    def protocol(self) -> asyncio.Protocol:
+        """What serves a new connection."""
+        return ServerProtocol(self)
 
     def stop_accepting(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
 
-    async def drain(self) -> int:
-        """Lets what is in flight finish, at most `limits.drain` seconds; returns how many were cut off."""
+    async def drain(self, seconds: float | None = None) -> int:
+        """Lets what is in flight finish, at most `seconds`, or else `limits.drain`.
+
+        Returns how many connections were cut off.
+        """
         self.draining = True
         self.stop_accepting()
         for connection in tuple(self._connections):
             connection.shut_down()
         if self._connections:
-            timer = self.clock.arm(self.clock.now() + self.limits.drain, self._emptied.set)
+            patience = self.limits.drain if seconds is None else seconds
+            timer = self.clock.arm(self.clock.now() + patience, self._emptied.set)
             await self._emptied.wait()
             timer.cancel()
         cut = len(self._connections)
@@ -120,18 +143,23 @@ class Listener:
     def connections(self) -> int:
         return len(self._connections)
 
-    def parser(self, on_body_end: Callable[[Incoming], None]) -> RequestParser:
+    def parser(
+        self, on_body_end: Callable[[Incoming], None], scheme: str | None = None, *, proxy: bool = False
+    ) -> RequestParser:
         return RequestParser(
             self._lines,
             self._heads,
-            scheme=self._scheme,
+            scheme=scheme or self._scheme,
             max_head=self.limits.head,
             max_body=self.limits.body,
             on_body_end=on_body_end,
+            proxy=proxy,
         )
 
-    def admit(self, connection: ServerProtocol) -> bool:
+    def admit(self, connection: Connection) -> bool:
         """Takes a connection in; False when there are too many, or the listener is closing."""
+        if connection in self._connections:  # it goes on for another, see `succeed`
+            return True
         if self.draining or len(self._connections) >= self.limits.connections:
             self._cells.refused += 1
             return False
@@ -144,7 +172,13 @@ class Listener:
         connection.trusted = self._trusts(connection.peer)
         return True
 
-    def forget(self, connection: ServerProtocol) -> None:
+    def succeed(self, old: Connection, new: Connection) -> None:
+        """`new` goes on with the connection that `old` began."""
+        self._connections.discard(old)
+        self._connections.add(new)
+        new.peer, new.trusted = old.peer, old.trusted
+
+    def forget(self, connection: Connection) -> None:
         if connection in self._connections:
             self._connections.discard(connection)
             self._cells.active -= 1
@@ -177,8 +211,7 @@ class Listener:
                 continue
             name = line.name
             if name == b"x-request-id":
-                if _REQUEST_ID.fullmatch(line.value):
-                    request_id = line.value.decode("ascii")
+                request_id = valid_request_id(line.value) or request_id
             elif name == b"traceparent":
                 exchange.traceparent = parse_traceparent(line.value)
             elif name == b"x-sidecar-debug":
@@ -228,6 +261,11 @@ class Listener:
 
     def _trusts(self, address: str) -> bool:
         return bool(self._trusted) and within(address, self._trusted)
+
+
+def valid_request_id(value: bytes) -> str:
+    """`X-Request-ID` as a client sent it; empty where it is not to be kept."""
+    return value.decode("ascii") if _REQUEST_ID.fullmatch(value) else ""
 
 
 def parse_traceparent(value: bytes) -> tuple[bytes, bytes] | None:

@@ -30,7 +30,7 @@ from sidecar.errors import (
     HeadersTooLarge,
     MethodRefused,
 )
-from sidecar.exchange import Request, Stream
+from sidecar.exchange import AbsoluteRequest, Request, Stream
 from sidecar.headers import Kind, Line, Lines, tokens
 from sidecar.heads import RequestHeads
 
@@ -121,6 +121,7 @@ class RequestParser:
     """One connection's parser. `feed` appends to `ready`; what it raises ends the connection."""
 
     __slots__ = (
+        "_absolute",
         "_chunked",
         "_current",
         "_expect",
@@ -134,6 +135,7 @@ class RequestParser:
         "_lines",
         "_max_body",
         "_max_head",
+        "_proxy",
         "_quiet",
         "_refused",
         "_scheme",
@@ -159,7 +161,10 @@ class RequestParser:
         max_head: int,
         max_body: int | None,
         on_body_end: Callable[[Incoming], None],
+        proxy: bool = False,
     ) -> None:
+        """`proxy`: the listener is a forward proxy: CONNECT is served, and URLs keep their scheme."""
+        self._proxy = proxy
         self._lines = lines
         self._heads = heads
         self._scheme = scheme
@@ -277,6 +282,8 @@ class RequestParser:
 
     def _reset_head(self) -> None:
         self._target = b""
+        self._absolute: str | None = None
+        """The scheme of a target that is a URL."""
         self._headers: list[Line] = []
         self._head_size = 0
         self._host: bytes | None = None
@@ -345,28 +352,30 @@ class RequestParser:
             self._refuse(HeadersTooLarge(f"the head is larger than {self._max_head} bytes"))
         if http10 and self._chunked:
             self._refuse(BadRequest("HTTP/1.0 knows no Transfer-Encoding"))
-        if self._host is None:
-            if not http10:
-                self._refuse(BadRequest("Host is missing"))
-            self._host = b""
         raw_method = llhttp.get_method()
         method = METHODS.get(raw_method)
         if method is None:
             method = raw_method.decode("ascii")
             if method == "CONNECT":
-                self._refuse(MethodRefused("CONNECT is for a forward proxy; this is a reverse proxy"))
+                self._connect()
+        if self._host is None:
+            if not http10:
+                self._refuse(BadRequest("Host is missing"))
+            self._host = b""
         length = None if self._chunked else self._length or 0
         limit = self._max_body
         if limit is not None and length is not None and length > limit:
             self._refuse(BodyTooLarge(f"at most {limit} bytes are taken"))
         switching = self._upgrade is not None and llhttp.should_upgrade()
-        upgrade = switching and self._upgrade is True and not http10
-        request = Request(
+        upgrade = switching and self._upgrade is True and (not http10 or method == "CONNECT")
+        target = self._checked_target(method)
+        kind = Request if self._absolute is None else AbsoluteRequest
+        request = kind(
             method,
-            self._checked_target(method),
+            target,
             self._headers,
             host=self._host,
-            scheme=self._scheme,
+            scheme=self._absolute or self._scheme,
             http10=http10,
             upgrade=upgrade,
         )
@@ -383,9 +392,20 @@ class RequestParser:
             self._switching = self._current
         self.ready.append(self._current)
 
+    def _connect(self) -> None:
+        """CONNECT: its target is the host, whatever Host says, and many clients leave that out."""
+        if not self._proxy:
+            self._refuse(MethodRefused("CONNECT is for a forward proxy; this is a reverse proxy"))
+        if self._chunked or self._length:
+            self._refuse(BadRequest("CONNECT has no body"))  # what follows is the tunnel (RFC 9110, 9.3.6)
+        self._host = self._checked_host(self._target)
+        self._upgrade = True
+
     def _checked_target(self, method: str) -> bytes:
         """Origin form or `*`; absolute form becomes origin form, its authority the Host (RFC 9112, 3.2.2)."""
         target = self._target
+        if method == "CONNECT":
+            return target
         if target.startswith(b"/"):
             return target.partition(b"#")[0] if b"#" in target else target
         if target == b"*" and method == "OPTIONS":
@@ -400,6 +420,8 @@ class RequestParser:
         if not authority or b"@" in authority:
             self._refuse(BadRequest("the request target names no host, or a user"))
         self._host = self._checked_host(authority)
+        if self._proxy:
+            self._absolute = scheme.lower().decode()
         if method == "OPTIONS" and not slash and not path:  # RFC 9112, 3.2.4
             return b"*"
         return b"/" + path.partition(b"#")[0]

@@ -12,7 +12,8 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from sidecar.errors import ClientError, ClientGone, Draining, RequestTimeout, SidecarError, rescue
 from sidecar.exchange import HIGH_WATER, Exchange, Response, Stream
@@ -22,13 +23,38 @@ from sidecar.listeners.parser import SMALL_BODY, Incoming, RequestParser
 from sidecar.listeners.splice import splice
 
 if TYPE_CHECKING:
-    from sidecar.listeners.ingress import Listener
+    from sidecar.clock import Clock
+    from sidecar.listeners.ingress import Limits
+    from sidecar.pipeline import Handler
 
 MOST_QUEUED: Final = 16
 """Pipelined requests that wait behind one in flight before reading pauses."""
 LINGER: Final = 2.0
 """Seconds that a connection is still read after its last answer, so that the client gets to read that
 answer before a reset of unread bytes destroys it (RFC 9112, 9.6)."""
+
+
+class Serving(Protocol):
+    """What a connection asks of whoever it belongs to: a listener, or a part of one."""
+
+    clock: Clock
+    limits: Limits
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def draining(self) -> bool: ...
+    @property
+    def route(self) -> Callable[[Exchange], Handler]:
+        """Finds the handler of an exchange, and names its route."""
+        ...
+
+    def parser(self, on_body_end: Callable[[Incoming], None]) -> RequestParser: ...
+    def admit(self, connection: ServerProtocol) -> bool: ...
+    def forget(self, connection: ServerProtocol) -> None: ...
+    def refused(self, error: ClientError, peer: str) -> None: ...
+    def request_id(self) -> str: ...
+    def identify(self, exchange: Exchange, connection: ServerProtocol) -> None: ...
+    def forwarded(self, peer: str, host: bytes) -> bytes: ...
 
 
 class ExpectedBody(Stream):
@@ -78,7 +104,7 @@ class ServerProtocol(asyncio.Protocol):
         "trusted",
     )
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Serving) -> None:
         self._listener = listener
         self._parser: RequestParser = listener.parser(self._body_complete)
         self._queue: deque[Incoming] = deque()

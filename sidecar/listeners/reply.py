@@ -24,7 +24,12 @@ def status_line(status: int, reason: bytes) -> bytes:
 
 def has_no_body(method: str, status: int) -> bool:
     """RFC 9112, 6.3: what can have no body, whatever its header says."""
-    return method == "HEAD" or status in (204, 304) or status < 200
+    return (
+        method == "HEAD"
+        or status in (204, 304)
+        or status < 200
+        or (method == "CONNECT" and 200 <= status < 300)
+    )
 
 
 def is_chunked(response: Response, *, method: str, http10: bool) -> bool:
@@ -82,6 +87,8 @@ def head(response: Response, *, method: str, http10: bool, keep_alive: bool, id_
     parts.append(id_line)
     if status == 101:
         parts.append(b"Connection: Upgrade\r\n\r\n")
+    elif bodiless and method == "CONNECT":
+        parts.append(b"\r\n")  # what follows is the tunnel: there is nothing to say of the connection
     elif not keep_alive:
         parts.append(b"Connection: close\r\n\r\n")
     elif http10:

@@ -279,6 +279,12 @@ class Collector(CollectorBase):
                 "refused",
             ),
             ("bad_requests", "Requests the listener refused before any route was known.", "bad_requests"),
+            (
+                "connections_intercepted",
+                "Connections whose TLS ended here, as a policy file lists their host.",
+                "intercepted",
+            ),
+            ("tls_failures", "Connections that ended before their TLS began.", "tls_failures"),
         ):
             yield self._counter(
                 name,

@@ -108,12 +108,12 @@ class RouteCells:
         self.clients_gone = 0
 
     def record(self, method: str, status: int, seconds: float) -> None:
-        """Counts an answer that is over. An upgraded connection (101) has no duration to compare."""
+        """Counts an answer that is over. A tunnel (101, CONNECT) has no duration to compare."""
         cell = self.requests.get((method, status))
         if cell is None:
             cell = self._cell(method, status)
         cell[0] += 1
-        if status != 101:
+        if status != 101 and method != "CONNECT":
             durations = self.durations
             durations.buckets[bisect_left(BOUNDS, seconds)] += 1
             durations.seconds += seconds
@@ -244,7 +244,7 @@ class BreakerCells:
 class ListenerCells:
     """What is counted of one listener; it adds to the integers directly."""
 
-    __slots__ = ("accepted", "active", "bad_requests", "name", "refused")
+    __slots__ = ("accepted", "active", "bad_requests", "intercepted", "name", "refused", "tls_failures")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -254,6 +254,10 @@ class ListenerCells:
         """Connections closed at once because `limits.connections` was reached."""
         self.bad_requests = 0
         """Requests answered 4xx by the listener itself, before any route was known."""
+        self.intercepted = 0
+        """TLS connections that are read here: a policy owns their host."""
+        self.tls_failures = 0
+        """Connections that ended before their TLS handshake was complete."""
 
 
 class Metrics:

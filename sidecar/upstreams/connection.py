@@ -12,6 +12,7 @@ import httptools
 from sidecar.errors import BadUpstreamResponse, BodyBroken, ConnectionReset, UpstreamError
 from sidecar.exchange import End, Exchange, Response, Stream
 from sidecar.headers import Kind, Line, tokens
+from sidecar.upstreams.dial import Abortable
 
 if TYPE_CHECKING:
     from sidecar.upstreams.pool import Upstream
@@ -32,7 +33,7 @@ class Stale(ConnectionReset):
     """A kept connection ended without a byte of response: the server had closed it meanwhile."""
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(Abortable):
     """Serves one exchange at a time. It is the `Source` of the response bodies it receives."""
 
     __slots__ = (

@@ -11,13 +11,19 @@ if TYPE_CHECKING:
     from sidecar.clock import Ids
 
 VIA: Final = b"Via: 1.1 sidecar\r\n"
-"""A gateway adds itself to `Via` on requests (RFC 9110, 7.6.3)."""
+"""A gateway adds itself to `Via` on requests (RFC 9110, 7.6.3).
+
+Not on the app's own calls: to their client and to the provider the sidecar is not there (an interception,
+RFC 9110, 3.7), and servers treat a request with `Via` otherwise: nginx does not compress its answer."""
 _BODILESS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY", "PURGE"})
 """Methods for which no Content-Length means no body; others say so with a zero (RFC 9110, 8.6)."""
 
 
-def request_head(exchange: Exchange, ids: Ids) -> bytes:
-    """Lines as they came, without those of the client's hop, with ours added."""
+def request_head(exchange: Exchange, ids: Ids, *, egress: bool = False) -> bytes:
+    """Lines as they came, without those of the client's hop, with ours added.
+
+    A call of the app gets a new span in its `traceparent` and no other line of ours.
+    """
     request = exchange.request
     parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method.encode(), request.target, request.host)]
     dropped: frozenset[bytes] = frozenset()
@@ -49,10 +55,12 @@ def request_head(exchange: Exchange, ids: Ids) -> bytes:
     elif body or request.method not in _BODILESS:
         parts.append(b"Content-Length: %d\r\n" % len(body))
     parts.append(exchange.forwarded)
-    parts.append(exchange.id_line)
+    if not egress:
+        parts.append(exchange.id_line)
     if exchange.traceparent is not None:
         trace, flags = exchange.traceparent
         parts.append(b"traceparent: 00-%b-%b-%b\r\n" % (trace, ids.span_id(), flags))
-    parts.append(VIA)
+    if not egress:
+        parts.append(VIA)
     parts.append(b"Connection: Upgrade\r\n\r\n" if upgrade else b"\r\n")
     return b"".join(parts)

@@ -7,14 +7,15 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-from sidecar.clock import Clock, Ids, Timer
-from sidecar.config.addresses import Address
+from sidecar.clock import Clock, Ids
+from sidecar.config.addresses import Address, Url
 from sidecar.decisions.replay import IDEMPOTENT
-from sidecar.errors import ConnectFailed
+from sidecar.errors import SidecarError
 from sidecar.exchange import Exchange, Request, Response, Stream
 from sidecar.headers import RESPONSE_KINDS, Lines
 from sidecar.heads import ResponseHeads
 from sidecar.upstreams.connection import Stale, UpstreamConnection
+from sidecar.upstreams.dial import Dial, dial, reach
 from sidecar.upstreams.forward import request_head
 
 CONNECT_TIMEOUT: Final = 5.0
@@ -47,8 +48,13 @@ class Upstream:
         cells: Cells,
         tls: ssl.SSLContext | None = None,
         server_name: str | None = None,
+        dial: Dial = dial,
+        egress: bool = False,
+        url: Url | None = None,
     ) -> None:
+        """`egress`: the requests are the app's own calls, and made out to `url`."""
         self.name = name
+        self.url = url
         self.address = address
         self.clock = clock
         self.loop = asyncio.get_running_loop()
@@ -57,6 +63,8 @@ class Upstream:
         self._ids = ids
         self._cells = cells
         self._tls = tls
+        self._dial = dial
+        self._egress = egress
         self._server_name = server_name
         self._idle: list[tuple[UpstreamConnection, float]] = []
         self._open: set[UpstreamConnection] = set()
@@ -87,16 +95,22 @@ class Upstream:
         """
         exchange.attempts += 1
         exchange.upstream = self.name
-        head = request_head(exchange, self._ids)
+        head = request_head(exchange, self._ids, egress=self._egress)
         while (connection := self._take()) is not None:
             self._cells.connections_reused += 1
             try:
-                return await connection.send(exchange, head, idle)
+                response = await connection.send(exchange, head, idle)
             except Stale:
                 if not _may_resend(exchange.request):
                     raise
-        connection = await self._connect()
-        return await connection.send(exchange, head, idle)
+            else:
+                break
+        else:
+            connection = await self._connect()
+            response = await connection.send(exchange, head, idle)
+        if self._egress:
+            _keep_id(exchange, response)
+        return response
 
     def _take(self) -> UpstreamConnection | None:
         idle = self._idle
@@ -107,46 +121,20 @@ class Upstream:
         return None
 
     async def _connect(self) -> UpstreamConnection:
-        loop = asyncio.get_running_loop()
-        address = self.address
-        timed_out = False
-        task = asyncio.current_task()
-
-        def expire() -> None:
-            nonlocal timed_out
-            timed_out = True
-            if task is not None:
-                task.cancel()
-
-        timer: Timer = self.clock.arm(self.clock.now() + CONNECT_TIMEOUT, expire)
         connection = UpstreamConnection(self)
         try:
-            if address.unix is not None:
-                await loop.create_unix_connection(lambda: connection, address.unix)
-            else:
-                await loop.create_connection(
-                    lambda: connection,
-                    address.host,
-                    address.port,
-                    ssl=self._tls,
-                    server_hostname=self._server_name if self._tls is not None else None,
-                )
-        except asyncio.CancelledError:
-            connection.abort()  # it may have been made in the same moment
-            if timed_out and task is not None and task.uncancel() == 0:
-                self._cells.connect_failures += 1
-                raise ConnectFailed(f"no connection within {CONNECT_TIMEOUT:g} s") from None
+            await reach(
+                self._dial,
+                connection,
+                self.address,
+                self._tls,
+                self._server_name,
+                clock=self.clock,
+                patience=CONNECT_TIMEOUT,
+            )
+        except SidecarError:
+            self._cells.connect_failures += 1
             raise
-        except ssl.SSLError as error:
-            self._cells.connect_failures += 1
-            if isinstance(error, ssl.SSLCertVerificationError):
-                raise ConnectFailed(f"TLS: {error.verify_message}") from error
-            raise ConnectFailed(f"TLS: {error.reason or error}") from error
-        except OSError as error:
-            self._cells.connect_failures += 1
-            raise ConnectFailed(error.strerror or str(error)) from error
-        finally:
-            timer.cancel()
         self._cells.connections_opened += 1
         if connection.transport is not None:  # it may be lost already
             self._open.add(connection)
@@ -183,6 +171,14 @@ class Upstream:
         for connection in tuple(self._open):
             connection.abort()
         self._idle.clear()
+
+
+def _keep_id(exchange: Exchange, response: Response) -> None:
+    """Providers name an answer by an id of theirs, which the app's log and their support know it by."""
+    for line in response.headers:
+        if line.name == b"x-request-id":
+            exchange.id_line = line.wire
+            return
 
 
 def _may_resend(request: Request) -> bool:

@@ -261,7 +261,7 @@ class Certificate:
 
 
 @functools.cache
-def _signed(name: str) -> tuple[bytes, bytes]:
+def _signed(name: str, days: tuple[float, float]) -> tuple[bytes, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
@@ -271,8 +271,8 @@ def _signed(name: str) -> tuple[bytes, bytes]:
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_before(now + dt.timedelta(days=days[0]))
+        .not_valid_after(now + dt.timedelta(days=days[1]))
         .add_extension(
             x509.SubjectAlternativeName(
                 [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -292,9 +292,11 @@ def _signed(name: str) -> tuple[bytes, bytes]:
     )
 
 
-def self_signed(directory: Path, name: str = "localhost") -> Certificate:
-    """A certificate that is its own authority, written to `directory`."""
-    certificate, key = _signed(name)
+def self_signed(
+    directory: Path, name: str = "localhost", days: tuple[float, float] = (-0.05, 1)
+) -> Certificate:
+    """A certificate that is its own authority, written to `directory`; valid from, and to, days from now."""
+    certificate, key = _signed(name, days)
     made = Certificate(directory / f"{name}.pem", directory / f"{name}.key")
     made.path.write_bytes(certificate)
     made.key.write_bytes(key)

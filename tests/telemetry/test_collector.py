@@ -54,6 +54,7 @@ def metrics() -> Metrics:
     upstream.idle = lambda: 2
     listener = metrics.listener("ingress")
     listener.accepted, listener.active, listener.refused, listener.bad_requests = 5, 4, 1, 2
+    listener.intercepted, listener.tls_failures = 3, 6
     breaker = Breaker()
     metrics.watch_breaker("app", breaker)
     breaker.force(State.OPEN, None, 999.0)
@@ -128,6 +129,8 @@ EXPECTED = {
     'nextvision_connections_active{listener="ingress"}': 4,
     'nextvision_connections_refused_total{listener="ingress"}': 1,
     'nextvision_bad_requests_total{listener="ingress"}': 2,
+    'nextvision_connections_intercepted_total{listener="ingress"}': 3,
+    'nextvision_tls_failures_total{listener="ingress"}': 6,
     "nextvision_access_log_lines_dropped_total": 0,
 }
 

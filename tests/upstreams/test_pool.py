@@ -348,8 +348,8 @@ async def test_tls_refused(tmp_path: Path, trusted: bool, name: str, says: str) 
         Harness(origin, tls=context, server_name=name) as proxy,
     ):
         answer = await proxy.ask(GET)
-        assert (answer.status, answer.problem["code"]) == (502, "connect_failed")
-        assert answer.problem["detail"] == f"TLS: {says}"
+        assert (answer.status, answer.problem["code"]) == (502, "upstream_certificate")
+        assert answer.problem["detail"] == says
         assert not origin.received
         assert proxy.upstream.connections == 0
 

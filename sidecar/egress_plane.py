@@ -1,0 +1,235 @@
+"""The egress half of a process: its pools, its authority, its listeners; built, bound, drained, closed."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from sidecar.config.addresses import Address, Url
+from sidecar.egress import UNLISTED, EgressRoutes
+from sidecar.listeners.authority import Authority, AuthorityError, open_authority
+from sidecar.listeners.binding import CannotStart, binding
+from sidecar.listeners.calls import CallListener
+from sidecar.listeners.egress import EgressListener
+from sidecar.listeners.ingress import Limits, Listener
+from sidecar.listeners.intercept import InterceptListener, pass_through
+from sidecar.telemetry.log import get_logger
+from sidecar.upstreams.anywhere import Anywhere
+from sidecar.upstreams.dial import Dial, EgressDial, dial
+from sidecar.upstreams.pool import Upstream, tls_context
+from sidecar.upstreams.tunnel import Tunnels
+
+if TYPE_CHECKING:
+    from sidecar.clock import Clock, Ids
+    from sidecar.config.load import Loaded
+    from sidecar.config.schema import PolicyFile
+    from sidecar.errors import ClientError
+    from sidecar.exchange import Exchange
+    from sidecar.pipeline import Handler, Services
+
+
+class EgressPlane:
+    """All that serves the app's own calls."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        services: Services,
+        ids: Ids,
+        limits: Limits,
+        *,
+        on_refused: Callable[[str, ClientError], None],
+    ) -> None:
+        """Raises `CannotStart`."""
+        config = loaded.config
+        self._loaded = loaded
+        self._clock: Clock = services.clock
+        self._metrics = services.metrics
+        self._ids = ids
+        self._log = get_logger("sidecar.egress")
+        self._bound: list[Address] = []
+        """Where its listeners listen."""
+        self._dial = EgressDial(config.egress.allow_private, lambda: self._bound)
+        self.upstreams: list[Upstream] = []
+        self.tunnels = Tunnels(clock=self._clock, dial=self._dial)
+        self.anywhere = Anywhere(
+            clock=self._clock, ids=ids, cells=self._metrics.upstream(UNLISTED), dial=self._dial
+        )
+        self.routes = EgressRoutes(
+            loaded.policies,
+            {it.name: self._pools(it) for it in loaded.policies if it.direction == "egress"},
+            self.anywhere,
+            self.tunnels,
+            services,
+            unlisted=config.egress.unlisted,
+        )
+        self.authority = self._authority()
+        self._limits = limits
+        self._on_refused = on_refused
+        self.listeners: list[Listener] = []
+        self.shown: dict[str, str] = {}
+        """Where the listeners listen, for the log."""
+
+    # -- building ------------------------------------------------------------------------------
+
+    def _pools(self, policy: PolicyFile) -> dict[str, Upstream]:
+        """The pools of a policy file, as `EgressRoutes` takes them."""
+        if policy.upstream is not None:
+            return {"": self._pool(policy.name, policy, policy.upstream)}
+        pools = {}
+        for listed in policy.hosts:
+            host, _, port = listed.partition(":")
+            name = policy.name if len(policy.hosts) == 1 else f"{policy.name}/{listed}"
+            pools[listed] = self._pool(name, policy, Url("https", host, int(port or 443)))
+        return pools
+
+    def _pool(self, name: str, policy: PolicyFile, url: Url) -> Upstream:
+        context = None
+        if url.scheme == "https":
+            tls = policy.tls
+            try:
+                context = tls_context(tls.ca, tls.cert, tls.key, verify=tls.verify)
+            except (OSError, ssl.SSLError) as error:
+                raise CannotStart(f"tls of upstream {name}: {error}") from error
+        upstream = Upstream(
+            name,
+            policy.connect_to or url.address,
+            clock=self._clock,
+            ids=self._ids,
+            cells=self._metrics.upstream(name),
+            tls=context,
+            server_name=url.host,
+            dial=self._dial_of(policy),
+            egress=True,
+            url=url,
+        )
+        self.upstreams.append(upstream)
+        return upstream
+
+    def _dial_of(self, policy: PolicyFile) -> Dial:
+        """An address that a policy file itself gives is as good as listed; a name may lead anywhere."""
+        named = policy.connect_to or (policy.upstream.address if policy.upstream is not None else None)
+        return dial if named is not None and named.literal else self._dial
+
+    def _authority(self) -> Authority | None:
+        loaded = self._loaded
+        if not loaded.hosts or (loaded.egress is None and not loaded.config.listen.intercept):
+            return None
+        try:
+            authority = open_authority(loaded.ca_directory, loaded.hosts, self._clock.wall())
+        except AuthorityError as error:
+            raise CannotStart(f"ca.dir: {error}") from error
+        if authority.changed:
+            self._log.warning(
+                "the local CA has changed", change=authority.changed, bundle=str(authority.bundle)
+            )
+        return authority
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Binds the listeners that are configured. Raises `CannotStart`."""
+        loaded = self._loaded
+        listen = loaded.config.listen
+        if loaded.egress is not None:
+            await self._bind("listen.egress", self._egress_listener(), (loaded.egress,))
+        if listen.intercept:
+            await self._bind("listen.intercept", self._intercept_listener(), listen.intercept)
+        for policy in loaded.policies:
+            if policy.takeover:
+                listener = self._takeover_listener(policy)
+                await self._bind(f"takeover of {policy.name}", listener, policy.takeover)
+
+    async def _bind(self, key: str, listener: Listener, addresses: tuple[Address, ...]) -> None:
+        self.listeners.append(listener)
+        bound = []
+        for address in addresses:
+            with binding(key, address):
+                bound.append(await listener.start(address))
+        self._bound += bound
+        self.shown[key.removeprefix("listen.").replace(" ", "_")] = ", ".join(map(str, bound))
+
+    def _egress_listener(self) -> EgressListener:
+        return EgressListener(
+            self._limits,
+            clock=self._clock,
+            ids=self._ids,
+            cells=self._metrics.listener("egress"),
+            debug=self._loaded.config.trusted.debug,
+            on_refused=self._on_refused,
+            routes=self._current,
+            authority=self.authority,
+            on_failed=self._tls_failed("egress"),
+        )
+
+    def _intercept_listener(self) -> InterceptListener:
+        return InterceptListener(
+            self._limits,
+            pass_through(self._current),
+            clock=self._clock,
+            ids=self._ids,
+            cells=self._metrics.listener("intercept"),
+            debug=self._loaded.config.trusted.debug,
+            on_refused=self._on_refused,
+            routes=self._current,
+            authority=self.authority,
+            on_failed=self._tls_failed("intercept"),
+        )
+
+    def _takeover_listener(self, policy: PolicyFile) -> CallListener:
+        def route(exchange: Exchange) -> Handler:
+            return self.routes.taken_over(policy.name, exchange)
+
+        return CallListener(
+            self._limits,
+            route,
+            clock=self._clock,
+            ids=self._ids,
+            cells=self._metrics.listener("takeover"),
+            debug=self._loaded.config.trusted.debug,
+            on_refused=self._on_refused,
+        )
+
+    def _current(self) -> EgressRoutes:
+        return self.routes
+
+    def _tls_failed(self, listener: str) -> Callable[[str, str, str], None]:
+        def failed(peer: str, host: str, reason: str) -> None:
+            self._log.warning("no tls", listener=listener, client=peer, host=host or None, reason=reason)
+
+        return failed
+
+    @property
+    def connections(self) -> int:
+        return sum(listener.connections for listener in self.listeners)
+
+    def sweep(self, now: float) -> None:
+        """Called about once a second."""
+        for part in self._swept():
+            part.sweep(now)
+
+    def _swept(self) -> Iterator[Listener | Upstream | Tunnels | Anywhere]:
+        yield from self.listeners
+        yield from self.upstreams
+        yield self.tunnels
+        yield self.anywhere
+
+    async def drain(self, seconds: float) -> int:
+        """No new calls; those in flight get `seconds`. Returns how many connections were cut off."""
+        until = self._clock.now() + seconds
+        self.tunnels.draining = True
+        cut = 0
+        for listener in self.listeners:
+            listener.stop_accepting()
+        for listener in self.listeners:
+            cut += await listener.drain(max(until - self._clock.now(), 0.0))
+        return cut
+
+    def close(self) -> None:
+        for listener in self.listeners:
+            listener.stop_accepting()
+        for upstream in self.upstreams:
+            upstream.close()
+        self.tunnels.close()
+        self.anywhere.close()

@@ -1,0 +1,73 @@
+"""`sidecar run`: from the start to a signal, or to the end of the app that was started too."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from sidecar.app import App
+from sidecar.child import FORWARDED, Child, interrupted_from_terminal
+from sidecar.clock import SystemClock
+from sidecar.listeners.binding import CannotStart
+
+if TYPE_CHECKING:
+    from sidecar.config.load import Loaded
+
+
+async def serve(loaded: Loaded, command: Sequence[str]) -> int:
+    """Serves until a signal or the end of the child; returns the exit code."""
+    clock = SystemClock()
+    app = App(loaded, clock)
+    try:
+        await app.start()
+    except BaseException:
+        await app.stop()
+        raise
+    stopping: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def stop(number: int) -> None:
+        if not stopping.done():
+            stopping.set_result(number)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    child: Child | None = None
+    try:
+        if command:
+            try:
+                child = await Child.start(command, os.environ, clock)
+            except OSError as error:
+                raise CannotStart(f"{command[0]}: {error.strerror}; is the command right?") from error
+            app.log.info("started the app", command=command[0], pid=child.pid)
+            for number in FORWARDED:
+                loop.add_signal_handler(number, child.signal, number)
+            await asyncio.wait((stopping, child.exited), return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await stopping
+        await app.drain()
+        if child is not None:
+            by_terminal = (
+                stopping.done() and stopping.result() == signal.SIGINT and interrupted_from_terminal()
+            )
+            await child.stop(loaded.config.limits.drain, by_terminal=by_terminal)
+            app.log.info("the app ended", code=child.exit_code)
+        await app.drain_egress()
+        return 0 if child is None else child.exit_code
+    finally:
+        await app.stop()
+
+
+def run(loaded: Loaded, command: Sequence[str]) -> int:
+    """`sidecar run`: 0 after a clean stop, the child's code where there is one, 2 where it cannot start."""
+    try:
+        return uvloop.run(serve(loaded, command))
+    except CannotStart as error:
+        sys.stderr.write(f"sidecar: {error}\n")
+        return 2

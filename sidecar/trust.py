@@ -1,0 +1,81 @@
+"""What a client needs to trust the local authority: a bundle with the system's roots, and variables.
+
+`SSL_CERT_FILE` and its like replace a client's roots: a file with our certificate alone would break
+every other call of the app.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import ssl
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from sidecar.listeners import certificates
+
+_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
+_CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\s[^-]+-----END CERTIFICATE-----")
+_USUAL: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine, Arch
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+    "/etc/ssl/cert.pem",  # macOS, BSD
+)
+REPLACES_ROOTS: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Variables that name all that is trusted: OpenSSL, Python's ssl, aiohttp and httpx; requests; curl."""
+ADDS_ROOTS: Final = ("NODE_EXTRA_CA_CERTS",)
+"""Variables that name what is trusted besides the roots."""
+
+
+def bundle(ours: bytes, environment: Mapping[str, str]) -> bytes:
+    """The system's roots, then `ours` (PEM)."""
+    return system_roots(environment) + ours
+
+
+def system_roots(environment: Mapping[str, str]) -> bytes:
+    """The roots that clients here trust, in PEM, without those of any sidecar; empty where none are found.
+
+    A file that `SSL_CERT_FILE` names goes before the system's: a company's own, or our own bundle.
+    """
+    compiled = ssl.get_default_verify_paths().openssl_cafile
+    for name in (environment.get("SSL_CERT_FILE"), *_USUAL, compiled, _certifi()):
+        if name and (text := _read(name)):
+            return b"".join(_without_ours(text))
+    return b""
+
+
+def _certifi() -> str | None:
+    """The roots of the package that requests and httpx bring."""
+    found = find_spec("certifi")
+    return str(Path(found.origin).with_name("cacert.pem")) if found and found.origin else None
+
+
+def _read(name: str) -> bytes | None:
+    try:
+        text = Path(name).read_bytes()
+    except OSError:
+        return None
+    return text if _BEGIN in text else None
+
+
+def _without_ours(text: bytes) -> list[bytes]:
+    marker = certificates.ORGANIZATION.encode()
+    kept = []
+    for found in _CERTIFICATE.findall(text):
+        ours = marker in base64.b64decode(found.split(b"-----")[2])
+        if not (ours and certificates.is_ours(x509.load_pem_x509_certificate(found))):
+            kept.append(found + b"\n")
+    return kept
+
+
+def variables(file: Path, bundle_file: Path) -> dict[str, str]:
+    """The environment in which clients trust the authority whose certificate is `file`."""
+    return {
+        **{name: str(bundle_file.absolute()) for name in REPLACES_ROOTS},
+        **{name: str(file.absolute()) for name in ADDS_ROOTS},
+    }
