@@ -9,15 +9,24 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 from urllib.parse import quote, urlsplit
 
 from sidecar.config.load import USUAL, Loaded, is_policy, load, load_policy
-from sidecar.config.problems import SECRET, ConfigError, Origin, Problem
-from sidecar.config.schema import Match, Policy, PolicyFile, Route
+from sidecar.config.problems import ConfigError, Problem
+from sidecar.config.schema import Policy, Route
+from sidecar.config.shown import (
+    app_of,
+    match_text,
+    place_of,
+    policy_of,
+    settings_of,
+    upstream_of,
+    value_of,
+)
 
 if TYPE_CHECKING:
     from sidecar.headers import Line
@@ -224,11 +233,11 @@ def _routes(arguments: argparse.Namespace) -> int:
     loaded = _loaded(arguments)
     for policy in loaded.policies:
         where = loaded.origins[f"policies.{policy.name}"].file
-        print(f"{policy.name} ({where}) to {_upstream(policy, loaded)[0]}")
+        print(f"{policy.name} ({where}) to {upstream_of(policy, loaded)[0]}")
         rows = [
             (
                 route.name,
-                _match_text(route.match, f"policies.{policy.name}.routes.{route.name}.match", loaded),
+                match_text(route.match, f"policies.{policy.name}.routes.{route.name}.match", loaded),
             )
             for route in policy.routes
         ]
@@ -236,7 +245,7 @@ def _routes(arguments: argparse.Namespace) -> int:
         for route, (name, match) in zip(policy.routes, rows, strict=True):
             print(f"  {name:{wide[0]}}  {match:{wide[1]}}  {' > '.join(pipeline_names(route))}")
     rest = Route(name="any")
-    print(f"unmatched: all other requests, to {_app(loaded)[0]}: {' > '.join(pipeline_names(rest))}")
+    print(f"unmatched: all other requests, to {app_of(loaded)[0]}: {' > '.join(pipeline_names(rest))}")
     return FINE
 
 
@@ -271,25 +280,31 @@ def _explain(arguments: argparse.Namespace) -> int:
     method = arguments.method.upper()
     path = quote(url.path or "/", safe=_UNQUOTED)
 
-    routes = [(policy, route) for policy in loaded.policies for route in policy.routes]
+    outward = policy_of(url.netloc, loaded)
+    routes = [
+        (policy, route)
+        for policy in ((outward,) if outward else loaded.policies)
+        if outward or policy.direction == "ingress"
+        for route in policy.routes
+    ]
     matcher = Matcher(route.match for _, route in routes)
     index = matcher.match(method, url.netloc.encode(), path, headers)
     rows: list[tuple[str, str, str]]
     if index is None:
         rest = Route(name="any")
         rows = [("route", "unmatched", "no route matches: passed through and only observed")]
-        rows.append(("upstream", *_app(loaded)))
+        rows.append(("upstream", *(upstream_of(outward, loaded) if outward else app_of(loaded))))
         rows.append(("pipeline", " > ".join(pipeline_names(rest)), ""))
     else:
         policy, route = routes[index]
         prefix = f"policies.{policy.name}.routes.{route.name}"
         rows = [("route", route.name, loaded.origins[prefix].short)]
         rows.append(
-            ("match", _match_text(route.match, f"{prefix}.match", loaded), _where(loaded, f"{prefix}.match"))
+            ("match", match_text(route.match, f"{prefix}.match", loaded), place_of(loaded, f"{prefix}.match"))
         )
         rows += [(f"  {{{name}}}", value, "") for name, value in matcher.variables(index, path).items()]
         rows.append(("policy file", policy.name, loaded.origins[f"policies.{policy.name}.name"].short))
-        rows.append(("upstream", *_upstream(policy, loaded)))
+        rows.append(("upstream", *upstream_of(policy, loaded)))
         rows.append(("pipeline", " > ".join(pipeline_names(route)), ""))
         if route.cache is not None:
             target = f"{path}?{quote(url.query, safe=f'{_UNQUOTED}?')}" if url.query else path
@@ -300,9 +315,9 @@ def _explain(arguments: argparse.Namespace) -> int:
                 key, remark = _cache_key(route, start, headers, arguments.data)
             except OSError as error:
                 return _wrong(f"{arguments.data[1:]}: {error.strerror}")
-            rows.append(("cache key", _value(key, f"{prefix}.cache.namespace", loaded.origins), remark))
+            rows.append(("cache key", value_of(key, f"{prefix}.cache.namespace", loaded.origins), remark))
         shown = route.model_dump(mode="json", include=set(Policy.model_fields))
-        rows += _settings({key: shown[key] for key in Policy.model_fields}, prefix, loaded.origins)
+        rows += settings_of({key: shown[key] for key in Policy.model_fields}, prefix, loaded.origins)
     wide = max(len(key) for key, _, _ in rows)
     middle = max((len(value) for _, value, _ in rows if len(value) <= 40), default=0)
     for key, value, origin in rows:
@@ -334,62 +349,3 @@ def _schema(arguments: argparse.Namespace) -> int:
     print(markdown() if arguments.markdown else json.dumps(json_schema(arguments.which), indent=2), end="")
     print("" if arguments.markdown else "\n", end="")
     return FINE
-
-
-# -- what is shown -------------------------------------------------------------------------------
-
-
-def _settings(
-    values: Mapping[str, Any], prefix: str, origins: Mapping[str, Origin]
-) -> list[tuple[str, str, str]]:
-    """Each setting with its value and where that was written; secrets are not shown."""
-    rows: list[tuple[str, str, str]] = []
-
-    def visit(path: str, value: object) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                visit(f"{path}.{key}" if path else key, inner)
-            return
-        full = f"{prefix}.{path}"
-        origin = origins.get(full)
-        rows.append((path, _value(value, full, origins), origin.short if origin else "default"))
-
-    visit("", values)
-    return rows
-
-
-def _value(value: object, path: str, origins: Mapping[str, Origin]) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(_value(it, f'{path}.{index}', origins) for index, it in enumerate(value))}]"
-    if path in origins and origins[path].secret:
-        return SECRET
-    if value is None:
-        return "off"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _app(loaded: Loaded) -> tuple[str, str]:
-    """Where the app is, and where that was written."""
-    return _value(loaded.config.app.url, "app.url", loaded.origins), _where(loaded, "app.url")
-
-
-def _where(loaded: Loaded, path: str) -> str:
-    origin = loaded.origins.get(path)
-    return origin.short if origin else "default"
-
-
-def _upstream(policy: PolicyFile, loaded: Loaded) -> tuple[str, str]:
-    if policy.upstream is None:
-        return _app(loaded)
-    path = f"policies.{policy.name}.upstream"
-    return _value(policy.upstream, path, loaded.origins), _where(loaded, path)
-
-
-def _match_text(match: Match, prefix: str, loaded: Loaded) -> str:
-    parts = [",".join(match.method) or "any method"]
-    where = _value(match.host, f"{prefix}.host", loaded.origins) if match.host else ""
-    parts.append(where + _value(match.path, f"{prefix}.path", loaded.origins))
-    parts += [
-        f"{name}: {_value(glob, f'{prefix}.headers.{name}', loaded.origins)}" for name, glob in match.headers
-    ]
-    return " ".join(parts)

@@ -92,12 +92,14 @@ class EgressPlane:
                 context = tls_context(tls.ca, tls.cert, tls.key, verify=tls.verify)
             except (OSError, ssl.SSLError) as error:
                 raise CannotStart(f"tls of upstream {name}: {error}") from error
+        cells = self._metrics.upstream(name)
+        cells.external = True
         upstream = Upstream(
             name,
             policy.connect_to or url.address,
             clock=self._clock,
             ids=self._ids,
-            cells=self._metrics.upstream(name),
+            cells=cells,
             tls=context,
             server_name=url.host,
             dial=self._dial_of(policy),

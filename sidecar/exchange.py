@@ -151,6 +151,29 @@ class Stream:
                 self._source.resume()
         return data
 
+    async def peek(self, number: int) -> bytes:
+        """The chunk after `number` others, left where it is: `read` gives it too. `b""`: there is none.
+
+        Raises what the producer failed with, if that chunk never came. A producer that was paused is
+        not resumed by a look: only so much may be waited for as stays below `HIGH_WATER`.
+        """
+        while len(self._chunks) <= number:
+            if self.end is not None:
+                if self.error is not None:
+                    raise self.error
+                return b""
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._chunks[number]
+
+    def whole(self) -> bytes:
+        """All that was not read, of a body that has ended well."""
+        chunks = self._chunks
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
     def close(self) -> None:
         """The consumer wants no more. Safe to call at any time, any number of times."""
         source = self._source
@@ -258,7 +281,7 @@ class AbsoluteRequest(Request):
 class Response:
     """A response on its way to the client."""
 
-    __slots__ = ("body", "headers", "plain", "reason", "status", "tunnel", "verdict")
+    __slots__ = ("body", "degraded", "headers", "plain", "reason", "status", "tunnel", "verdict")
 
     def __init__(
         self,
@@ -276,6 +299,8 @@ class Response:
         """As in `Request`; a layer that sets `headers` sets this to None."""
         self.body = body
         self.verdict: Verdict | None = None
+        self.degraded = False
+        """Made without something that it needs: true perhaps, but not to be stored."""
         self.tunnel: Tunnel | None = None
         """Set with a 101, and with a 200 to CONNECT: the raw connection that the client is joined to."""
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from sidecar.decisions.globs import glob_covers, glob_pattern
+
 if TYPE_CHECKING:
     from sidecar.config.schema import Match
     from sidecar.headers import Line
@@ -30,9 +32,9 @@ class _Rule:
         self.methods = frozenset(match.method)
         self.literal = "{" not in match.path and not match.path.endswith("*")
         self.path = re.compile(path_pattern(match.path), re.DOTALL)
-        self.host = None if match.host is None else re.compile(_glob(match.host).encode("latin-1"))
+        self.host = None if match.host is None else re.compile(glob_pattern(match.host).encode("latin-1"))
         self.headers = tuple(
-            (name.encode("latin-1"), re.compile(_glob(value).encode(), re.DOTALL))
+            (name.encode("latin-1"), re.compile(glob_pattern(value).encode(), re.DOTALL))
             for name, value in match.headers
         )
 
@@ -136,15 +138,6 @@ def path_pattern(path: str, *, named: bool = True) -> str:
     return pattern + (".*" if tail else "")
 
 
-def _glob(pattern: str) -> str:
-    # Each part is taken where it is first found, for good: no value makes the search go back and forth.
-    first, *middle = pattern.split("*")
-    if not middle:
-        return re.escape(first)
-    last = middle.pop()
-    return re.escape(first) + "".join(f"(?>.*?{re.escape(it)})" for it in middle) + ".*" + re.escape(last)
-
-
 def _without_port(host: bytes) -> bytes:
     if host.endswith(b"]"):
         return host
@@ -158,10 +151,10 @@ def covers(a: Match, b: Match) -> bool:
         return False
     if not _path_covers(a.path, b.path):
         return False
-    if a.host is not None and (b.host is None or not _glob_covers(a.host, b.host)):
+    if a.host is not None and (b.host is None or not glob_covers(a.host, b.host)):
         return False
     asked: dict[str, str] = dict(b.headers)
-    return all(name in asked and _glob_covers(glob, asked[name]) for name, glob in a.headers)
+    return all(name in asked and glob_covers(glob, asked[name]) for name, glob in a.headers)
 
 
 def _path_covers(a: str, b: str) -> bool:
@@ -172,7 +165,3 @@ def _path_covers(a: str, b: str) -> bool:
         return False
     pattern = path_pattern(a, named=False).replace("[^/]+", f"[^/{_TAIL}]+")
     return re.fullmatch(pattern, example, re.DOTALL) is not None
-
-
-def _glob_covers(a: str, b: str) -> bool:
-    return re.fullmatch(_glob(a), b.replace("*", _SEGMENT), re.DOTALL) is not None

@@ -59,6 +59,7 @@ class Filled:
 def copy_of(response: Response, body: bytes | Stream) -> Response:
     copy = Response(response.status, response.headers, body, reason=response.reason, plain=response.plain)
     copy.verdict = response.verdict
+    copy.degraded = response.degraded
     return copy
 
 

@@ -210,6 +210,10 @@ class Origin:
             personal = reply.directives.private or reply.sets_cookies
             filled.shared = is_error(response.status, verdict) and not personal
             return None
+        if response.degraded:
+            # The next try may find what was missing; those who wait now would come to the same.
+            filled.shared = not vary_names(response.headers)
+            return None
         filled.names = vary_names(response.headers)
 
         def lifetime(body: bytes | None) -> Lifetime:
@@ -297,7 +301,7 @@ class Origin:
         route = self._route
         uri = Uri(request.scheme, request.host, request.target)
         body = response.body
-        if not isinstance(body, bytes) or not names_itself(uri, response.headers):
+        if not isinstance(body, bytes) or response.degraded or not names_itself(uri, response.headers):
             return
         received = self._clock.wall()
         reply = Reply(response.status, response.headers, sent=sent, received=received, rules=route.rules)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from types import NoneType
-from typing import Any, Final, get_args
+from typing import Any, Final, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -133,7 +133,7 @@ def markdown() -> str:
         "",
         "## Policy files",
         "",
-        *_table(PolicyFile, "", skip=("defaults", "routes")),
+        *_table(PolicyFile, "", skip=("defaults", "routes", "classify[]")),
         "| `defaults` | mapping | | The policy keys below, merged under those of every route. | |",
         "| `routes` | list, **required** | | Routes, in order. | |",
         "",
@@ -153,7 +153,12 @@ def markdown() -> str:
 
 def _table(model: type[Model], prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
     head = ["| key | value | default | what it does | for example |", "|---|---|---|---|---|"]
-    return [*head, *(_row(*row) for row in _rows(model, prefix) if row[0].split(".")[0] not in skip)]
+
+    def skipped(path: str) -> bool:
+        first = path.split(".", maxsplit=1)[0]
+        return first in skip or first.removesuffix("[]") in skip
+
+    return [*head, *(_row(*row) for row in _rows(model, prefix) if not skipped(row[0]))]
 
 
 def _rows(model: type[Model], prefix: str) -> Iterator[tuple[str, FieldInfo, dict[str, Any]]]:
@@ -162,16 +167,21 @@ def _rows(model: type[Model], prefix: str) -> Iterator[tuple[str, FieldInfo, dic
         path = f"{prefix}{name}"
         yield path, field, schemas[name]
         below = model_in(field.annotation)
-        if below is not None and not _is_list(field):
-            yield from _rows(below, f"{path}.")
+        if below is not None and name != "routes":
+            yield from _rows(below, f"{path}[]." if _is_list(field.annotation) else f"{path}.")
 
 
-def _is_list(field: FieldInfo) -> bool:
-    return getattr(field.annotation, "__origin__", None) is tuple
+def _is_list(annotation: Any) -> bool:
+    """Whether it is `tuple[Model, ...]`, perhaps with an alternative or a condition."""
+    if get_origin(annotation) is tuple:
+        return model_in(annotation) is not None
+    return any(_is_list(inner) for inner in get_args(annotation))
 
 
 def _row(path: str, field: FieldInfo, schema: dict[str, Any]) -> str:
     value = "mapping" if model_in(field.annotation) is not None else _kind(_wide(schema))
+    if _is_list(field.annotation):
+        value = "list of mappings"
     if NoneType in get_args(field.annotation):
         value += " or `off`"
     if field.is_required():

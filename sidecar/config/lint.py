@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 
-from sidecar.config import cache_lint, listen_lint
+from sidecar.config import cache_lint, classify_lint, listen_lint
 from sidecar.config.addresses import Network
 from sidecar.config.place import Place
 from sidecar.config.policy import Backoff, PolicyFile, Retry, Route
@@ -47,7 +47,9 @@ def policies(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list
     for policy in files:
         # Each file of egress policies has hosts of its own.
         earlier = ingress if policy.direction == "ingress" else []
-        found += _file(policy, Place(origins, f"policies.{policy.name}"))
+        whole = Place(origins, f"policies.{policy.name}")
+        found += _file(policy, whole)
+        found += classify_lint.file(policy, whole)
         for route in policy.routes:
             path = f"routes.{route.name}"
             place = Place(origins, f"policies.{policy.name}.{path}", f"{path}.")
@@ -56,6 +58,7 @@ def policies(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list
             found += _breaker(route, place)
             if route.cache is not None:
                 found += cache_lint.route(route, route.cache, place)
+            found += classify_lint.route(route, place)
             if route.retry is not None:
                 found += _retry(route, route.retry, place)
             earlier.append((route, place))
@@ -106,7 +109,12 @@ def _times(route: Route, place: Place) -> Iterator[Problem]:
             f"{place.time('attempt_timeout', attempt)} is longer than the deadline of {whole} "
             "(write a shorter one, or remove it: the deadline bounds attempts too)",
         )
-    elif attempt is not None and route.retry is not None and route.retry.attempts > 1:
+    elif (
+        attempt is not None
+        and route.retry is not None
+        and route.retry.attempts > 1
+        and "timeout" in route.retry.on.errors  # else no other attempt follows one that took all its time
+    ):
         yield from _worst_case(deadline, attempt, route.retry, place)
     if limit is not None and limit.queue is not None and limit.queue >= deadline:
         yield place.error(

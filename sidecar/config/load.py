@@ -310,12 +310,18 @@ def _policy(file: str, env: Mapping[str, str], found: _Findings) -> PolicyFile |
 
 
 def _with_defaults(tree: Tree) -> Tree:
-    """Each route laid over the file's defaults."""
-    defaults, routes = tree.value("defaults"), tree.value("routes")
-    if not isinstance(defaults, Tree) or not isinstance(routes, Items):
+    """Each route laid over the file's defaults, and these over what the file says for all routes."""
+    defaults, routes, rules = tree.value("defaults"), tree.value("routes"), tree.entries.get("classify")
+    if not isinstance(routes, Items):
         return tree
+    if not isinstance(defaults, Tree):
+        if rules is None or defaults is not None:
+            return tree
+        defaults = Tree({}, tree.origin, tree.path)
     for unknown in defaults.entries.keys() - Policy.model_fields.keys():
         defaults = defaults.without(unknown)  # told once, where it stands
+    if rules is not None and "classify" not in defaults.entries:
+        defaults = Tree({**defaults.entries, "classify": rules}, defaults.origin, defaults.path)
     items = tuple(merged(defaults, item) for item in routes.items)
     return tree.with_value("routes", Items(items, routes.origin, routes.path))
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from sidecar.config.addresses import Listeners, Server, Target
 from sidecar.config.base import Model, required, section, setting
 from sidecar.config.cache_policy import Cache
+from sidecar.config.classify_policy import RuleList
 from sidecar.config.patterns import FileName, HeaderGlobs, HostName, HostPattern, Methods, Name, PathPattern
 from sidecar.config.units import (
     Amount,
@@ -187,6 +188,12 @@ class Policy(Model):
     concurrency_limit: ConcurrencyLimit | None = setting(
         None, "Limit on concurrency.", {"max": 16, "queue": "1s"}
     )
+    classify: RuleList | None = setting(
+        None,
+        "Rules that give answers their verdict: the first that matches does, else the status. Absent: the "
+        "rules of the file; a list takes their place.",
+        [{"json": {"status": "OVER_QUERY_LIMIT"}, "verdict": "rate_limited"}],
+    )
 
 
 class Route(Policy):
@@ -235,6 +242,11 @@ class PolicyFile(Model):
         None, "Address to connect to, whatever the upstream's name resolves to.", "10.0.0.7:443"
     )
     tls: Tls = section(Tls, "TLS to an https upstream.")
+    classify: RuleList | None = setting(
+        None,
+        "Rules that give answers their verdict, for all routes that have none of their own.",
+        [{"status": 404, "verdict": "negative"}],
+    )
     defaults: Policy = section(Policy, "Policy keys merged under those of every route.")
     routes: Annotated[tuple[Route, ...], Field(min_length=1)] = required(
         "In order: the first that matches wins.", [{"name": "all", "deadline": "30s"}]

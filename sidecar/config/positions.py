@@ -14,13 +14,15 @@ from typing import Final
 
 import yaml
 
+from sidecar.config.json_value import NULLS
 from sidecar.config.problems import Origin, Problem
 
 _DEEPEST: Final = 50
 _MOST_NODES: Final = 100_000
 """Aliases of aliases of aliases ("billion laughs") end here."""
 _STANDARD_TAG: Final = "tag:yaml.org,2002:"
-_NULL: Final = re.compile(r"(?:~|null|Null|NULL)?")
+_JSON: Final = re.compile(r"(?:^|\.)json[.\[]")
+"""In the path of what stands below a `json`: any JSON value, null too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Scalar:
     text: str
     origin: Origin
     path: str
+    quoted: bool = False
+    """Text, whatever it is spelled like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ def moved(node: Node, origin: Origin) -> Node:
         return Tree(entries, origin, node.path)
     if isinstance(node, Items):
         return Items(tuple(moved(item, origin) for item in node.items), origin, node.path)
-    return Scalar(node.text, origin, node.path)
+    return Scalar(node.text, origin, node.path, node.quoted)
 
 
 @dataclass(slots=True)
@@ -152,10 +156,11 @@ class _Reader:
             self.inside.pop()
             return collection
         assert isinstance(node, yaml.ScalarNode)
-        if not node.style and _NULL.fullmatch(node.value):
+        quoted = bool(node.style)
+        if not quoted and (not node.value or (node.value in NULLS and not _JSON.search(path))):
             self.problem(mark, path, "there is no value (write one, or remove the key)")
             return None
-        return Scalar(node.value, origin, path)
+        return Scalar(node.value, origin, path, quoted)
 
     def collection(self, node: yaml.CollectionNode, origin: Origin, path: str, depth: int) -> Node:
         if isinstance(node, yaml.MappingNode):

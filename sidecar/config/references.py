@@ -63,7 +63,8 @@ class References:
         text = _REFERENCE.sub(put, node.text)
         if failed:
             return None
-        return Scalar(text, replace(node.origin, secret=True) if secret else node.origin, node.path)
+        origin = replace(node.origin, secret=True) if secret else node.origin
+        return replace(node, text=text, origin=origin)
 
     def _one(self, match: re.Match[str]) -> tuple[str, bool]:
         """What a reference stands for, and whether that is a secret."""

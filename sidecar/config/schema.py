@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr, WithJsonSchema
 from sidecar.config.addresses import Address, Cidr, Listener, Listeners, Network, Server, Url
 from sidecar.config.base import Model, section, setting
 from sidecar.config.cache_policy import AdaptiveTtl, Cache, CacheKey, QueryKey
+from sidecar.config.classify_policy import ClassifyRule
 from sidecar.config.policy import (
     IDEMPOTENT,
     Backoff,
@@ -44,6 +45,7 @@ __all__ = [
     "CacheKey",
     "CacheStore",
     "CircuitBreaker",
+    "ClassifyRule",
     "ConcurrencyLimit",
     "Config",
     "Egress",

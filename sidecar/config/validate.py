@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sidecar.config.base import Model
+from sidecar.config.json_value import Quoted
 from sidecar.config.policy import Policy, PolicyFile, Route
 from sidecar.config.positions import Items, Node, Scalar, Tree
 from sidecar.config.problems import SECRET, Origin, Problem, listed, suggestion
@@ -54,7 +55,7 @@ def plain(node: Node) -> Any:
         return {key: plain(entry.value) for key, entry in node.entries.items()}
     if isinstance(node, Items):
         return [plain(item) for item in node.items]
-    return node.text
+    return Quoted(node.text) if node.quoted else node.text
 
 
 def validate(
@@ -84,7 +85,11 @@ def _problem(model: type[Model], tree: Tree, error: ErrorDetails, broken: frozen
         return _missing(model, node, error["loc"], rest, broken)
     if kind == "extra_forbidden":
         return _unknown_key(model, tree, error["loc"])
-    if kind == "too_short" and (node.path in broken or (isinstance(node, Items) and node.items)):
+    if kind == "too_short" and (
+        node.path in broken
+        or (isinstance(node, Items) and node.items)
+        or any(path.startswith(f"{node.path}.") for path in broken)
+    ):
         return None  # pydantic counts the valid items
     origin, secret = node.origin, node.origin.secret
     return Problem(origin, node.path, _text(error, node, secret=secret))
@@ -129,8 +134,11 @@ def _unknown_key(model: type[Model], tree: Tree, loc: tuple[int | str, ...]) -> 
     known = list(model_at(model, loc[:-1]).model_fields)
     places = [place for place in _places(model).get(key, ()) if place]
     mend = suggestion(key, known)
+    near = [it for it in known if key in (f"{it}s", it.removesuffix("s"))]
     other, name = (PolicyFile, "a policy file") if model is Config else (Config, "sidecar.yaml")
-    if places:
+    if near:
+        mend = f"did you mean {near[0]}?"
+    elif places:
         mend = f"it belongs under {listed(places)}"
     elif key in _USUAL_NAMES:
         mend = f"write {_USUAL_NAMES[key]}"
@@ -209,6 +217,8 @@ def _text(error: ErrorDetails, node: Node, *, secret: bool) -> str:
         mend = f"write [{shown}]" if shown and not secret else "write [a, b]"
         return f"expected a list, got {_kind(node, shown)} ({mend})"
     if kind == "too_short":
+        if isinstance(node, Tree):
+            return "the mapping is empty (write {key: value})"
         return "the list is empty (write at least one)"
     if kind == "string_type":
         return f"expected text, got {_kind(node)}"

@@ -20,6 +20,7 @@ IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE
 """RFC 9110, 9.2.2: several identical requests are meant to have the effect of one."""
 
 _QUOTA: Final = Verdict.QUOTA
+_TRANSIENT: Final = Verdict.TRANSIENT
 
 
 class Replay(Enum):
@@ -75,13 +76,14 @@ class RetryRule:
         """Whether the route retries such an end of an attempt at all.
 
         `reason` is the error's, where there was one; else `verdict` and `status` are the answer's. A
-        listed status is retried whatever its verdict, but for `quota`: no repetition mends that.
+        listed status is retried even where the verdict `transient` is not, which it has unless a rule of
+        `classify` knows better. A spent quota never is: no repetition mends that.
         """
         if reason is not None:
             return reason in self._errors
         if verdict is _QUOTA:
             return False
-        return verdict in self._verdicts or status in self._statuses
+        return verdict in self._verdicts or (verdict is _TRANSIENT and status in self._statuses)
 
     def judge(
         self,

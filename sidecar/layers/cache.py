@@ -240,7 +240,7 @@ class _Cache:
             return self._validated(exchange, asked, filled, now, forward, joined=joined) or ()
         response = filled.take()
         verdict = response.verdict or BY_STATUS[response.status]
-        failed = is_error(response.status, verdict)
+        failed = response.degraded or is_error(response.status, verdict)
         if failed and entry is not None and may_serve_on_error(entry.lifetime, asked.directives, now):
             status = response.status
             response.close()

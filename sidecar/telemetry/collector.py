@@ -80,11 +80,13 @@ class Collector(CollectorBase):
             family.add_metric(values, value)
         return family
 
-    def _histogram(self, name: str, text: str, label: str, rows: Mapping[str, Histogram]) -> Metric:
-        family = HistogramMetricFamily(f"{self._metrics.namespace}_{name}", text, labels=(label,))
+    def _histogram(
+        self, name: str, text: str, labels: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], Histogram]]
+    ) -> Metric:
+        family = HistogramMetricFamily(f"{self._metrics.namespace}_{name}", text, labels=labels)
         # Exemplars carry the loop's time; at scrape that becomes Unix time.
         epoch = self._clock.wall() - self._clock.now()
-        for value, histogram in rows.items():
+        for values, histogram in rows:
             buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
             counts = accumulate(histogram.buckets)
             for limit, count, seen in zip(_LIMITS, counts, histogram.exemplars, strict=True):
@@ -96,7 +98,7 @@ class Collector(CollectorBase):
                         {"trace_id": trace_id.decode("latin-1")}, seconds, round(epoch + at, 3)
                     )
                     buckets.append((limit, count, example))
-            family.add_metric((value,), buckets, histogram.seconds)
+            family.add_metric(values, buckets, histogram.seconds)
         return family
 
     # -- what is shown -------------------------------------------------------------------------
@@ -116,8 +118,8 @@ class Collector(CollectorBase):
         yield self._histogram(
             "api_request_duration_seconds",
             "Time from the request's head to the end of its response; upgraded connections are left out.",
-            "route",
-            {name: cells.durations for name, cells in routes.items()},
+            ("route",),
+            (((name,), cells.durations) for name, cells in routes.items()),
         )
         yield self._counter(
             "api_errors",
@@ -201,8 +203,30 @@ class Collector(CollectorBase):
         yield self._histogram(
             "upstream_attempt_duration_seconds",
             "Time from the start of an attempt to its response headers or its failure.",
-            "upstream",
-            {name: cells.durations for name, cells in upstreams.items()},
+            ("upstream",),
+            (((name,), Histogram.sum_of(cells.durations.values())) for name, cells in upstreams.items()),
+        )
+        external = [cells for cells in upstreams.values() if cells.external]
+        yield self._counter(
+            "external_api_calls",
+            "Calls to upstreams of egress policies, by the verdict on each; retries count again.",
+            ("upstream", "verdict"),
+            (
+                ((cells.name, verdict.value), count)
+                for cells in external
+                for verdict, count in cells.attempts().items()
+            ),
+        )
+        yield self._histogram(
+            "external_api_duration_seconds",
+            "Time from the start of a call to an external API to its response headers or its failure.",
+            ("upstream", "verdict"),
+            (
+                ((cells.name, verdict.value), durations)
+                for cells in external
+                for verdict, durations in cells.durations.items()
+                if durations.count
+            ),
         )
         for name, text, attribute in (
             ("upstream_connections_opened", "Connections opened to the upstream.", "connections_opened"),

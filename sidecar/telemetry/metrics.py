@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Protocol
 
@@ -68,6 +68,19 @@ class Histogram:
         self.buckets = [0] * (len(BOUNDS) + 1)
         self.seconds = 0.0
         self.exemplars: list[Exemplar | None] = [None] * len(self.buckets)
+
+    @property
+    def count(self) -> int:
+        return sum(self.buckets)
+
+    @classmethod
+    def sum_of(cls, parts: Iterable[Histogram]) -> Histogram:
+        """All of them together, without their exemplars."""
+        whole = cls()
+        for part in parts:
+            whole.buckets = [a + b for a, b in zip(whole.buckets, part.buckets, strict=True)]
+            whole.seconds += part.seconds
+        return whole
 
 
 class RouteCells:
@@ -168,46 +181,46 @@ class UpstreamCells:
     """What is counted of one upstream. The pool adds to the integers directly."""
 
     __slots__ = (
+        "_others",
         "_succeeded",
         "connect_failures",
         "connections_opened",
         "connections_reused",
-        "durations",
+        "external",
         "idle",
         "name",
-        "verdicts",
     )
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.external = False
+        """A provider that the app calls, not the app."""
         self.connections_opened = 0
         self.connections_reused = 0
         """Requests sent on a connection that had served one before."""
         self.connect_failures = 0
         self.idle: Callable[[], int] | None = None
         """Set by the pool: connections that wait for a request, now."""
-        self.durations = Histogram()
-        self.verdicts: dict[Verdict, int] = {verdict: 0 for verdict in Verdict if verdict is not _OK}
-        self._succeeded = 0
+        self._succeeded = Histogram()
+        self._others = {verdict: Histogram() for verdict in Verdict if verdict is not _OK}
 
     def attempt(self, verdict: Verdict, seconds: float) -> None:
         """Counts one attempt; `seconds` to its response headers, or to its failure."""
-        if verdict is _OK:  # hashing an enum member is a call in Python 3.11
-            self._succeeded += 1
-        else:
-            self.verdicts[verdict] += 1
-        durations = self.durations
+        # Hashing an enum member is a call in Python 3.11.
+        durations = self._succeeded if verdict is _OK else self._others[verdict]
         durations.buckets[bisect_left(BOUNDS, seconds)] += 1
         durations.seconds += seconds
 
+    @property
+    def durations(self) -> dict[Verdict, Histogram]:
+        return {_OK: self._succeeded, **self._others}
+
     def attempts(self) -> dict[Verdict, int]:
-        return {_OK: self._succeeded, **self.verdicts}
+        return {verdict: durations.count for verdict, durations in self.durations.items()}
 
     def answers(self) -> int:
         """Attempts that the upstream surely answered: it is alive, however busy."""
-        return self._succeeded + sum(
-            count for verdict, count in self.verdicts.items() if verdict is not Verdict.TRANSIENT
-        )
+        return sum(count for verdict, count in self.attempts().items() if verdict is not Verdict.TRANSIENT)
 
 
 class BreakerCells:

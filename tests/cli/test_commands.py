@@ -135,6 +135,70 @@ def test_explain_of_a_request_that_no_route_matches(shop: None, capsys: pytest.C
     ]
 
 
+RULES = """\
+name: shop
+classify:
+  - {status: 404, json: {error.code: [none, "4*", 404]}, verdict: negative}
+  - {status: [429, 5xx], header: {x-left: 0}, json: {"r[*]": {a: null, b: true}}, verdict: quota}
+  - {json: {key: "${KEY:-k}"}, verdict: auth}
+routes:
+  - {name: cart, match: {path: /cart}}
+  - {name: own, match: {path: /own}, classify: [{json: {"a.*": "true"}, verdict: ok, degraded: maps}]}
+  - {name: none, classify: off}
+"""
+
+
+def rules(capsys: pytest.CaptureFixture[str], path: str) -> list[list[str]]:
+    """What `explain` says of the rules of a route."""
+    assert main(["explain", "GET", path]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return [re.split(r" {2,}", line) for line in lines if line.startswith("classify")]
+
+
+def test_explain_shows_the_rules(
+    shop: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with its place, as it would be written; the route's own, or those of its file; no secret."""
+    monkeypatch.setenv("KEY", "s3cret")
+    Path("shop.yaml").write_text(RULES, encoding="utf-8")
+    assert rules(capsys, "/cart") == [
+        [
+            "classify[0]",
+            "{status: [404], json: {error.code: [none, 4*, 404]}, verdict: negative}",
+            "shop.yaml:3",
+        ],
+        [
+            "classify[1]",
+            '{status: [429, 5xx], header: {x-left: "0"}, json: {"r[*]": {a: null, b: true}}, verdict: quota}',
+            "shop.yaml:4",
+        ],
+        ["classify[2]", "{json: {key: ***}, verdict: auth}", "shop.yaml:5"],
+    ]
+    assert rules(capsys, "/own") == [
+        ["classify[0]", '{json: {a.*: "true"}, verdict: ok, degraded: maps}', "shop.yaml:8"]
+    ]
+    assert rules(capsys, "/") == [["classify", "off", "shop.yaml:9"]]
+
+
+def test_explain_of_a_call_to_a_provider(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """A host of an egress policy has its routes, and no request to the app does."""
+    Path("maps.yaml").write_text(
+        "name: maps\ndirection: egress\nhosts: [maps.example]\n"
+        "routes: [{name: geocode, match: {path: '/g*'}}]\n",
+        encoding="utf-8",
+    )
+    Path("sidecar.yaml").write_text("policies: [maps.yaml, shop.yaml]\n", encoding="utf-8")
+    for url, route, upstream in (
+        ("https://maps.example/geo", "geocode", "https://maps.example"),
+        ("https://maps.example/x", "unmatched", "https://maps.example"),
+        ("/geo", "unmatched", "http://127.0.0.1:8000"),
+    ):
+        assert main(["explain", "GET", url]) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        shown = {line[0]: line[1] for line in lines}
+        assert (shown["route"], shown["upstream"]) == (route, upstream)
+
+
 CACHED = """\
 name: shop
 routes:

@@ -18,7 +18,10 @@ from sidecar.config.validate import model_in
 from sidecar.routing import Matcher
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = {"sidecar": ROOT / "sidecar.yaml", "policy": ROOT / "policies/nextvision.yaml"}
+SHIPPED = [
+    ("sidecar", ROOT / "sidecar.yaml"),
+    *(("policy", file) for file in sorted((ROOT / "policies").glob("*.yaml"))),
+]
 
 
 def yaml_1_2(node: Node) -> Any:
@@ -40,10 +43,10 @@ def test_the_schema_is_one(which: str | None) -> None:
     jsonschema.Draft202012Validator.check_schema(json_schema(which))
 
 
-@pytest.mark.parametrize("which", FILES)
-def test_the_schema_takes_the_shipped_file(which: str) -> None:
-    """Editors find nothing wrong with it; as one kind of file, or as either."""
-    tree, problems = read(SHIPPED[which].read_text(encoding="utf-8"), which)
+@pytest.mark.parametrize(("which", "file"), SHIPPED, ids=[file.stem for _, file in SHIPPED])
+def test_the_schema_takes_the_shipped_files(which: str, file: Path) -> None:
+    """Editors find nothing wrong with them; as one kind of file, or as either."""
+    tree, problems = read(file.read_text(encoding="utf-8"), which)
     assert not problems
     jsonschema.Draft202012Validator(json_schema(which)).validate(yaml_1_2(tree))
     jsonschema.Draft202012Validator(json_schema()).validate(yaml_1_2(tree))
@@ -63,6 +66,17 @@ def test_the_schema_takes_the_shipped_file(which: str) -> None:
         ("policy", {"name": "shop", "routes": [{"name": "cart", "cache": {"namespace": "a:b"}}]}),
         ("policy", {"name": "shop", "routes": [{"name": "cart", "cache": {"warm": ["cart"]}}]}),
         ("sidecar", {"cache": {"redis": "http://redis"}}),
+        ("policy", {"name": "shop", "classify": [{"status": 404}], "routes": [{"name": "cart"}]}),
+        ("policy", {"name": "shop", "classify": [{"verdict": "bad"}], "routes": [{"name": "cart"}]}),
+        (
+            "policy",
+            {"name": "shop", "classify": [{"status": "4x", "verdict": "ok"}], "routes": [{"name": "cart"}]},
+        ),
+        ("policy", {"name": "shop", "routes": [{"name": "cart", "classify": []}]}),
+        (
+            "policy",
+            {"name": "shop", "routes": [{"name": "cart", "classify": [{"verdict": "ok", "json": {}}]}]},
+        ),
     ],
 )
 def test_the_schema_refuses_what_is_wrong(which: str, value: object) -> None:
@@ -93,6 +107,14 @@ def test_the_schema_refuses_what_is_wrong(which: str, value: object) -> None:
                         },
                     }
                 ],
+            },
+        ),
+        (
+            "policy",
+            {
+                "name": "shop",
+                "classify": [{"status": ["5xx", 404], "json": {"a": [1, None, {}]}, "verdict": "ok"}],
+                "routes": [{"name": "cart", "classify": "off"}],
             },
         ),
         ("sidecar", {"cache": {"memory": "64MiB", "redis": ""}}),
@@ -160,7 +182,8 @@ def test_nextvisions_requests_find_their_routes(
 ) -> None:
     """The shipped policies are for the app's real paths."""
     monkeypatch.chdir(ROOT)
-    routes = [route for policy in load(None, {}).policies for route in policy.routes]
+    (policy,) = [policy for policy in load(None, {}).policies if policy.direction == "ingress"]
+    routes = policy.routes
     method, path = request_line.split()
     index = Matcher(route.match for route in routes).match(method, b"127.0.0.1:8080", path, ())
     assert (None if index is None else routes[index].name) == route

@@ -43,7 +43,10 @@ def warnings(routes: str, main: str = "policies: [p.yaml]\n") -> list[str]:
         "routes: [{name: cart, deadline: 3s, attempt_timeout: 3s}]",
         "routes: [{name: cart, deadline: 10s, attempt_timeout: 3s, retry: {attempts: 3}}]",
         "routes: [{name: cart, deadline: 10s, retry: {attempts: 9}}]",
+        "routes: [{name: cart, deadline: 9s, attempt_timeout: 6s, retry: {on: {errors: [connect]}}}]",
         "routes: [{name: a, match: {path: /a}}, {name: rest}]",
+        "classify: [{status: 404, verdict: ok}]\nroutes: [{name: cart, cache: {ttl: 1m}}]",
+        "classify: [{status: 404, verdict: negative}]\nroutes: [{name: cart, cache: {negative_ttl: 1m}}]",
         "routes: [{name: a, match: {headers: {x-a: 1}}}, {name: rest}]",
         "routes: [{name: a, match: {method: GET}}, {name: b, match: {method: [GET, POST]}}]",
         "routes: [{name: cart, circuit_breaker: {failure_ratio: off}}]",
@@ -78,6 +81,29 @@ def test_a_last_attempt_that_is_cut_short_is_a_warning() -> None:
         "p.yaml:6:23: routes.geocode.retry.attempts: warning: 3 attempts of 3s and up to 600ms of back-off "
         "take 9.6s, longer than the deadline of 8s: the last is cut short "
         "(fewer attempts, a shorter attempt_timeout or a longer deadline)"
+    )
+
+
+@pytest.mark.parametrize(
+    "rule", ["{status: 404, verdict: transient}", "{status: 404, json: {a: x}, verdict: auth}"]
+)
+def test_a_status_that_is_retried_may_have_rules(rule: str) -> None:
+    """One that says the same, or one that is for some of its answers."""
+    assert warnings(f"classify: [{rule}]\nroutes: [{{name: cart, retry: {{on: {{statuses: [404]}}}}}}]") == []
+
+
+def test_a_narrower_rule_may_go_before_a_wider_one() -> None:
+    """That is what the order is for."""
+    narrow = "{status: 404, json: {a: x}, verdict: ok}, {status: 404, json: {a: 'x*'}, verdict: auth}"
+    assert warnings(f"classify: [{narrow}, {{status: 4xx, verdict: ok}}]\nroutes: [{{name: cart}}]") == []
+
+
+def test_a_negative_ttl_without_a_negative_verdict_is_a_warning() -> None:
+    """No status has that verdict by itself, so nothing is ever kept by it."""
+    (said,) = warnings("routes: [{name: cart, cache: {negative_ttl: 1m}}]")
+    assert said == (
+        "p.yaml:2:45: routes.cart.cache.negative_ttl: warning: no answer has the verdict negative "
+        "(add a rule to classify, for example {status: 404, verdict: negative})"
     )
 
 

@@ -107,6 +107,42 @@ def test_a_route_completes_what_defaults_begin() -> None:
     assert (limit.max, limit.queue) == (4, 1)
 
 
+def verdicts(routes: str) -> list[list[str] | None]:
+    """The verdicts of each route's rules, in a file that has rules itself."""
+    policies = loaded(policy=f"name: shop\nclassify: [{{status: 404, verdict: negative}}]\n{routes}").policies
+    return [
+        None if route.classify is None else [rule.verdict for rule in route.classify]
+        for route in policies[0].routes
+    ]
+
+
+def test_rules_are_those_of_the_file_unless_a_route_has_its_own() -> None:
+    """Its list takes their place, `off` leaves none."""
+    assert verdicts(
+        """
+routes:
+  - {name: plain, match: {path: /plain}}
+  - {name: own, match: {path: /own}, classify: [{status: 404, verdict: auth}]}
+  - {name: none, match: {path: /none}, classify: off}
+"""
+    ) == [["negative"], ["auth"], None]
+    assert verdicts("defaults: {deadline: 8s}\nroutes: [{name: cart}]\n") == [["negative"]]
+
+
+def test_values_in_json_are_those_of_yaml_1_2() -> None:
+    """Quotes make text of a number; null is a value there."""
+    (rule,) = (
+        route(
+            "name: shop\nroutes: [{name: cart, classify: [{verdict: ok, json: {a: "
+            "[1, 1.0, -2e3, .5, '1', \"true\", true, False, null, ~, Null, on, 1x, '', +7, 012]}}]}]\n"
+        ).classify
+        or ()
+    )
+    assert rule.model_dump(mode="json")["json"] == {
+        "a": [1, 1.0, -2000.0, 0.5, "1", "true", True, False, None, None, None, "on", "1x", "", 7, 12]
+    }
+
+
 def test_settings_are_equal_and_hash_alike_when_they_say_the_same() -> None:
     """They are keys of the state that outlives a reload."""
     text = "name: shop\nroutes: [{name: cart, retry: {budget: {ratio: %s}}, circuit_breaker: {}}]\n"

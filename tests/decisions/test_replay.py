@@ -126,11 +126,12 @@ def test_given_verdicts_replace_the_default() -> None:
     assert judge(rule, **TOO_MANY) is Replay.NOT_LISTED
 
 
-def test_a_listed_status_is_retried_whatever_its_verdict() -> None:
-    """`statuses: [404]` is for the upstream that is eventually consistent."""
-    rule = RetryRule(2, statuses=[404])
-    assert judge(rule, verdict=Verdict.CLIENT, status=404) is Replay.GO
-    assert judge(rule, verdict=Verdict.CLIENT, status=410) is Replay.NOT_LISTED
+def test_a_listed_status_is_retried_where_no_rule_knows_better() -> None:
+    """`statuses: [404]` is for the upstream that is eventually consistent: `classify` calls it transient."""
+    rule = RetryRule(2, verdicts=[], statuses=[404])
+    assert judge(rule, verdict=Verdict.TRANSIENT, status=404) is Replay.GO
+    assert judge(rule, verdict=Verdict.NEGATIVE, status=404) is Replay.NOT_LISTED
+    assert judge(rule, verdict=Verdict.TRANSIENT, status=503) is Replay.NOT_LISTED
 
 
 def test_a_spent_quota_is_never_retried() -> None:

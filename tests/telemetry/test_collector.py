@@ -52,6 +52,9 @@ def metrics() -> Metrics:
     upstream.connections_reused = 7
     upstream.connect_failures = 1
     upstream.idle = lambda: 2
+    maps = metrics.upstream("google-maps")
+    maps.external = True
+    maps.attempt(Verdict.QUOTA, 0.3)
     listener = metrics.listener("ingress")
     listener.accepted, listener.active, listener.refused, listener.bad_requests = 5, 4, 1, 2
     listener.intercepted, listener.tls_failures = 3, 6
@@ -209,9 +212,30 @@ def test_buckets_are_cumulative(collector: Collector) -> None:
     """Each bucket holds all below it; the last is the count."""
     for family in parse_text(collector.render()[0].decode()):
         if family.type == "histogram":
-            counts = [sample.value for sample in family.samples if sample.name.endswith("_bucket")]
-            assert len(counts) == len(BOUNDS) + 1
-            assert counts == sorted(counts)
+            series: dict[frozenset[tuple[str, str]], list[float]] = {}
+            for sample in family.samples:
+                if sample.name.endswith("_bucket"):
+                    labels = frozenset(pair for pair in sample.labels.items() if pair[0] != "le")
+                    series.setdefault(labels, []).append(sample.value)
+            assert series
+            for counts in series.values():
+                assert len(counts) == len(BOUNDS) + 1
+                assert counts == sorted(counts)
+
+
+def test_calls_to_external_apis(collector: Collector) -> None:
+    """They are counted and timed by verdict; the app is none of them."""
+    families = {family.name: family for family in parse_text(collector.render()[0].decode())}
+    calls = families["nextvision_external_api_calls"].samples
+    assert {sample.labels["upstream"] for sample in calls} == {"google-maps"}
+    assert {sample.labels["verdict"]: sample.value for sample in calls if sample.value} == {"quota": 1.0}
+    assert len(calls) == len(Verdict)
+    times = {
+        (sample.name.rpartition("_")[2], sample.labels["verdict"]): sample.value
+        for sample in families["nextvision_external_api_duration_seconds"].samples
+        if "le" not in sample.labels
+    }
+    assert times == {("count", "quota"): 1.0, ("sum", "quota"): 0.3}
 
 
 def test_a_namespace_of_ones_own() -> None:

@@ -1,0 +1,83 @@
+"""What a configuration says, as the commands show it: each value with the place where it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sidecar.config.flow import flow
+from sidecar.config.load import Loaded
+from sidecar.config.problems import SECRET, Origin
+from sidecar.config.schema import Match, PolicyFile
+
+
+def settings_of(
+    values: Mapping[str, Any], prefix: str, origins: Mapping[str, Origin]
+) -> list[tuple[str, str, str]]:
+    """Each setting with its value and where that was written; secrets are not shown."""
+    rows: list[tuple[str, str, str]] = []
+
+    def visit(path: str, value: object) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                visit(f"{path}.{key}" if path else key, inner)
+            return
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for index, item in enumerate(value):
+                at = f"{prefix}.{path}.{index}"
+                said = {key: inner for key, inner in item.items() if inner not in (None, [], {})}
+                rows.append((f"{path}[{index}]", flow(said, at, origins), origins[at].short))
+            return
+        full = f"{prefix}.{path}"
+        origin = origins.get(full)
+        rows.append((path, value_of(value, full, origins), origin.short if origin else "default"))
+
+    visit("", values)
+    return rows
+
+
+def value_of(value: object, path: str, origins: Mapping[str, Origin]) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(value_of(it, f'{path}.{index}', origins) for index, it in enumerate(value))}]"
+    if path in origins and origins[path].secret:
+        return SECRET
+    if value is None:
+        return "off"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def app_of(loaded: Loaded) -> tuple[str, str]:
+    """Where the app is, and where that was written."""
+    return value_of(loaded.config.app.url, "app.url", loaded.origins), place_of(loaded, "app.url")
+
+
+def place_of(loaded: Loaded, path: str) -> str:
+    origin = loaded.origins.get(path)
+    return origin.short if origin else "default"
+
+
+def policy_of(authority: str, loaded: Loaded) -> PolicyFile | None:
+    """The egress policy whose host it is; `authority` with or without a port."""
+    named = (authority.lower(), authority.lower().partition(":")[0])
+    return next((it for it in loaded.policies if not {*named}.isdisjoint(it.hosts)), None)
+
+
+def upstream_of(policy: PolicyFile, loaded: Loaded) -> tuple[str, str]:
+    if policy.upstream is None and policy.direction == "egress":
+        path = f"policies.{policy.name}.hosts.0"
+        return f"https://{value_of(policy.hosts[0], path, loaded.origins)}", place_of(loaded, path)
+    if policy.upstream is None:
+        return app_of(loaded)
+    path = f"policies.{policy.name}.upstream"
+    return value_of(policy.upstream, path, loaded.origins), place_of(loaded, path)
+
+
+def match_text(match: Match, prefix: str, loaded: Loaded) -> str:
+    parts = [",".join(match.method) or "any method"]
+    where = value_of(match.host, f"{prefix}.host", loaded.origins) if match.host else ""
+    parts.append(where + value_of(match.path, f"{prefix}.path", loaded.origins))
+    parts += [
+        f"{name}: {value_of(glob, f'{prefix}.headers.{name}', loaded.origins)}"
+        for name, glob in match.headers
+    ]
+    return " ".join(parts)
