@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from sidecar.headers import Kind, Line
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 MOST: Final = 1024
 """Lines, blocks and start lines remembered, each."""
@@ -29,8 +32,14 @@ _REQUEST: Final = re.compile(rb"([A-Z]+) (/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*) HTT
 """request-line in origin form (RFC 9112, 3), of the characters a path and a query have (RFC 3986)."""
 _STATUS: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) ([\t\x20-\x7e\x80-\xff]*)")
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+_VISIBLE: Final = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
+"""What a field value is made of, where `_FIELD` is too slow."""
 _AUTHORITY: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+# Globals are found faster than members of an Enum.
+_PLAIN: Final = Kind.PLAIN
+_OURS: Final = Kind.OURS
 
 
 class Block:
@@ -39,23 +48,28 @@ class Block:
     __slots__ = ("headers", "host", "keep_alive", "length", "ours", "plain")
 
     def __init__(
-        self,
-        headers: tuple[Line, ...],
-        ours: tuple[Line, ...],
-        host: bytes | None,
-        length: int | None,
-        *,
-        keep_alive: bool,
+        self, headers: tuple[Line, ...], host: bytes | None, length: int | None, *, keep_alive: bool
     ) -> None:
         self.headers = headers
-        self.ours = ours
+        self.ours: tuple[Line, ...] = ()
         """Those that the sidecar judges and replaces."""
         self.host = host
         self.length = length
         """Content-Length; None where there is none."""
         self.keep_alive = keep_alive
-        self.plain = b"".join([line.wire for line in headers if line.kind is Kind.PLAIN])
+        self.plain = b"".join([line.wire for line in headers if line.kind is _PLAIN])
         """The lines that are forwarded as they are."""
+
+    def beside(self, ours: tuple[Line, ...]) -> Block:
+        """These lines and those that the sidecar replaces, which stand last: names keep their own order."""
+        block = Block.__new__(Block)
+        block.headers = self.headers + ours
+        block.ours = ours
+        block.host = self.host
+        block.length = self.length
+        block.keep_alive = self.keep_alive
+        block.plain = self.plain
+        return block
 
 
 class StartLine:
@@ -74,12 +88,16 @@ class StartLine:
 class _Blocks:
     """What both directions share: the memory of lines and of blocks of lines."""
 
-    __slots__ = ("_blocks", "_kinds", "_lines")
+    __slots__ = ("_blocks", "_kinds", "_lines", "_ours", "_without_ours")
 
     def __init__(self, kinds: Mapping[bytes, Kind]) -> None:
         self._kinds = kinds
         self._lines: dict[bytes, Line] = {}
         self._blocks: dict[bytes, Block | None] = {}
+        self._without_ours: dict[tuple[Line, ...], Block | None] = {}
+        """What is left of blocks whose lines that the sidecar replaces differ each time."""
+        self._ours: dict[bytes, None] = {}
+        """The names of those lines, as they are spelled."""
 
     def block(self, raw: bytes) -> Block | None:
         """The block of header lines `raw` (each without its end, joined by CRLF); None: llhttp's affair."""
@@ -90,42 +108,59 @@ class _Blocks:
         block = self._read(raw)
         # Ids differ on each request: such blocks would only push out the others.
         if len(raw) <= LONGEST and (block is None or not block.ours):
-            if len(self._blocks) >= MOST:
-                self._blocks.clear()
-            self._blocks[raw] = block
+            _remember(self._blocks, raw, block)
         return block
 
     def _line(self, raw: bytes) -> Line | None:
+        name, _, value = raw.partition(b":")
+        if name in self._ours and not value.translate(None, _VISIBLE):
+            return Line(name, value.lstrip(b" \t"), self._kinds)
         match = _FIELD.fullmatch(raw)
         if match is None:
             return None
         line = Line(match[1], match[2], self._kinds)
-        # What the sidecar replaces, ids above all, mostly differs each time.
-        if len(raw) <= LONGEST and line.kind is not Kind.OURS:
-            if len(self._lines) >= MOST:
-                self._lines.clear()
-            self._lines[raw] = line
+        if len(raw) <= LONGEST:
+            # What the sidecar replaces, ids above all, mostly differs each time.
+            if line.kind is not _OURS:
+                _remember(self._lines, raw, line)
+            else:
+                _remember(self._ours, match[1], None)
         return line
 
     def _read(self, raw: bytes) -> Block | None:
         headers: list[Line] = []
         ours: list[Line] = []
+        known = self._lines.get
+        for raw_line in raw.split(b"\r\n"):
+            line = known(raw_line)
+            if line is None:
+                line = self._line(raw_line)
+                if line is None:
+                    return None
+                if line.kind is _OURS:
+                    ours.append(line)
+                    continue
+            headers.append(line)
+        rest = tuple(headers)
+        if not ours:
+            return self._judge(rest)
+        try:
+            block = self._without_ours[rest]
+        except KeyError:
+            block = self._judge(rest)
+            if len(raw) <= LONGEST:
+                _remember(self._without_ours, rest, block)
+        return block.beside(tuple(ours)) if block is not None else None
+
+    def _judge(self, headers: tuple[Line, ...]) -> Block | None:
         host: bytes | None = None
         length: int | None = None
         keep_alive = True
-        known = self._lines.get
-        plain = Kind.PLAIN
-        for raw_line in raw.split(b"\r\n"):
-            line = known(raw_line) or self._line(raw_line)
-            if line is None:
-                return None
-            headers.append(line)
+        for line in headers:
             kind = line.kind
-            if kind is plain:
+            if kind is _PLAIN:
                 continue
-            if kind is Kind.OURS:
-                ours.append(line)
-            elif kind is Kind.HOST:
+            if kind is Kind.HOST:
                 if host is not None or not _AUTHORITY.fullmatch(line.value):
                     return None
                 host = line.value
@@ -139,7 +174,7 @@ class _Blocks:
                 keep_alive = keep_alive and b"close" not in line.tokens
             elif kind is not Kind.HOP:
                 return None
-        return Block(tuple(headers), tuple(ours), host, length, keep_alive=keep_alive)
+        return Block(headers, host, length, keep_alive=keep_alive)
 
 
 class RequestHeads(_Blocks):
@@ -164,9 +199,7 @@ class RequestHeads(_Blocks):
             if method in METHODS:
                 start = StartLine(method, match[2])
         if len(raw) <= LONGEST:
-            if len(self._starts) >= MOST:
-                self._starts.clear()
-            self._starts[raw] = start
+            _remember(self._starts, raw, start)
         return start
 
 
@@ -187,7 +220,12 @@ class ResponseHeads(_Blocks):
         match = _STATUS.fullmatch(raw)
         if match is None:
             return None
-        if len(self._statuses) >= MOST:
-            self._statuses.clear()
-        status = self._statuses[raw] = (int(match[1]), match[2])
+        status = (int(match[1]), match[2])
+        _remember(self._statuses, raw, status)
         return status
+
+
+def _remember(memory: dict[_K, _V], key: _K, value: _V) -> None:
+    if len(memory) >= MOST:
+        memory.clear()
+    memory[key] = value

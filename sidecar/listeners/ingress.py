@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from sidecar.telemetry.metrics import ListenerCells
 
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
-_TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-"""W3C Trace Context, 3.2.2; later versions may append fields (3.2.4)."""
+_HEXADECIMAL: Final = b"0123456789abcdef"
+_OURS: Final = Kind.OURS  # a global is found faster than a member of an Enum
 FORWARDED: Final = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n"
 _NO: Final = frozenset({b"0", b"false"})
 _NO_TRACE: Final = b"0" * 32
 _NO_SPAN: Final = b"0" * 16
+_DASH: Final = ord("-")
+_LENGTH: Final = 55
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ class Listener:
         request_id = ""
         asks = False
         for line in request.headers if request.ours is None else request.ours:
-            if line.kind is not Kind.OURS:
+            if line.kind is not _OURS:
                 continue
             name = line.name
             if name == b"x-request-id":
@@ -269,14 +271,22 @@ def valid_request_id(value: bytes) -> str:
 
 
 def parse_traceparent(value: bytes) -> tuple[bytes, bytes] | None:
-    """Trace id and flags; None when malformed: then the trace starts anew downstream (3.2.2)."""
-    match = _TRACEPARENT.fullmatch(value)
-    if match is None:
+    """Trace id and flags; None when malformed: then the trace starts anew downstream.
+
+    W3C Trace Context, 3.2.2: `version-trace-span-flags`, in lower-case hexadecimal digits; later versions
+    may append fields after another dash (3.2.4). No regular expression: its groups cost twice as much.
+    """
+    known = value[:_LENGTH]
+    if len(known) != _LENGTH or known.translate(None, _HEXADECIMAL) != b"---":
         return None
-    version, trace, span, flags, more = match.groups()
-    if version == b"ff" or trace == _NO_TRACE or span == _NO_SPAN or (version == b"00" and more):
+    if not known[2] == known[35] == known[52] == _DASH:
         return None
-    return trace, flags
+    trace = known[3:35]
+    if trace == _NO_TRACE or known[36:52] == _NO_SPAN or known.startswith(b"ff"):
+        return None
+    if len(value) != _LENGTH and (known.startswith(b"00") or value[_LENGTH] != _DASH):
+        return None
+    return trace, known[53:]
 
 
 def _node(address: str) -> bytes:
