@@ -126,13 +126,14 @@ class Ids:
     as these ids name things and protect nothing.
     """
 
-    __slots__ = ("_count", "_prefix")
+    __slots__ = ("_count", "_prefix", "_span_prefix")
 
     def __init__(self) -> None:
         self._renew()
 
     def _renew(self) -> None:
         self._prefix = secrets.token_hex(12)
+        self._span_prefix = self._prefix[:8].encode()
         self._count = 0
 
     def request_id(self) -> str:
@@ -147,4 +148,4 @@ class Ids:
         self._count += 1
         if self._count > 0xFFFFFFFF:
             self._renew()
-        return b"%b%08x" % (self._prefix[:8].encode(), self._count)
+        return b"%b%08x" % (self._span_prefix, self._count)

@@ -26,6 +26,8 @@ def layer(place: Place) -> Layer | None:
     current_task = asyncio.current_task
 
     def around(inner: Handler) -> Handler:
+        loop = asyncio.get_running_loop()  # asked anew each time it costs a system call in Python 3.11
+
         async def attempt_timeout(exchange: Exchange) -> Response:
             now = exchange.attempt_started = clock.now()
             at = exchange.deadline
@@ -35,7 +37,7 @@ def layer(place: Place) -> Layer | None:
             elif at <= now:
                 exchange.note("attempt_timeout", "rejected")
                 raise DeadlineExceeded
-            task = current_task()
+            task = current_task(loop)
             assert task is not None
             timer = clock.arm(at, task.cancel)
             try:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from sidecar.exchange import Exchange, Response
     from sidecar.pipeline import Handler, Layer, Place
 
@@ -19,9 +21,9 @@ def layer(place: Place) -> Layer | None:
         return None
 
     def around(inner: Handler) -> Handler:
-        async def deadline(exchange: Exchange) -> Response:
+        def deadline(exchange: Exchange) -> Awaitable[Response]:
             exchange.deadline = exchange.started + seconds
-            return await inner(exchange)
+            return inner(exchange)
 
         return deadline
 

@@ -316,13 +316,16 @@ class ServerProtocol(asyncio.Protocol):
         request = incoming.request
         exchange = Exchange(request, self.peer, incoming.at)
         response: Response | None = None
+        whole = False
         how = "done"
         self._answering = False
         try:
             listener.identify(exchange, self)
             response = await listener.route(exchange)(exchange)
-            if type(response.body) is bytes and response.tunnel is None and incoming.complete:
-                self._answer_whole(exchange, response, response.body, incoming)
+            body = response.body
+            if type(body) is bytes and response.tunnel is None and incoming.complete:
+                whole = True
+                self._answer_whole(exchange, response, body, incoming)
                 if self._write_paused:
                     await self.drain()
             else:
@@ -339,7 +342,7 @@ class ServerProtocol(asyncio.Protocol):
             self.abort()  # nobody must wait for an answer that a bug swallowed
             raise
         finally:
-            if response is not None:
+            if response is not None and not whole:
                 response.close()
             if exchange.on_sent is not None:
                 exchange.on_sent(exchange, response, how)
@@ -465,8 +468,9 @@ class ServerProtocol(asyncio.Protocol):
                 self._refuse(error)
             self._queue.extend(parser.ready)
             parser.ready.clear()
-        self._head_started = self._last_progress = self._listener.clock.now()
-        self._advance(self._last_progress)
+        self._head_started = self._last_progress = now = self._listener.clock.now()
+        if self._queue or self._error is not None:
+            self._advance(now)
         if self._reading_paused and not self._crowded() and not self._flooded():
             self.resume()
 

@@ -278,15 +278,14 @@ class UpstreamConnection(Abortable):
         left = block.length - (len(data) - end)
         if left < 0:
             return False
-        self.received_any = self._head_complete = True
         self._keep_alive = block.keep_alive
         self._waiter = None
         response = Response(status[0], block.headers, data[end:], reason=status[1], plain=block.plain)
         if left:
+            self.received_any = self._head_complete = True
             self._length = block.length
             self._stream_body(response, (data[end:],))
         else:
-            self._message_complete = True
             self._release()
         waiter.set_result(response)
         return True
@@ -462,7 +461,10 @@ class UpstreamConnection(Abortable):
             # attempt may be about to read it (as Envoy does; RFC 9112, 9.3 lets a client stop here).
             self.abort()
         elif self._keep_alive and not self._write_paused and self.transport is not None:
-            self._reset()
+            if self.received_any:
+                self._reset()
+            else:  # the response was read plainly and at once, which touched nothing else
+                self._exchange = None
             self.reused = True
             if self._read_paused:
                 self.resume()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Protocol
 
 from sidecar.clock import Clock, Ids
@@ -82,11 +83,7 @@ class Upstream:
 
     def handler(self, idle: float | None) -> Callable[[Exchange], Awaitable[Response]]:
         """The pool as a pipeline's innermost handler; `idle` is the route's limit for a silent body."""
-
-        async def attempt(exchange: Exchange) -> Response:
-            return await self.attempt(exchange, idle)
-
-        return attempt
+        return partial(self.attempt, idle=idle)
 
     async def attempt(self, exchange: Exchange, idle: float | None) -> Response:
         """One attempt. A kept connection that turns out to be closed is replaced without counting.
