@@ -119,6 +119,10 @@ class SystemRandom:
     random = staticmethod(_random.random)
 
 
+_PAIRS = tuple(f"{number:02x}" for number in range(256))
+_PAIRS_BYTES = tuple(pair.encode() for pair in _PAIRS)
+
+
 class Ids:
     """Identifiers that are unique across processes: a random prefix and a counter.
 
@@ -126,26 +130,35 @@ class Ids:
     as these ids name things and protect nothing.
     """
 
-    __slots__ = ("_count", "_prefix", "_span_prefix")
+    __slots__ = ("_count", "_page", "_prefix", "_span_page")
 
     def __init__(self) -> None:
         self._renew()
 
     def _renew(self) -> None:
         self._prefix = secrets.token_hex(12)
-        self._span_prefix = self._prefix[:8].encode()
         self._count = 0
+        self._turn()
+
+    def _turn(self) -> None:
+        """All but the last two digits, which are the same for 256 ids."""
+        if self._count > 0xFFFFFFFF:
+            self._renew()
+            return
+        page = f"{self._count >> 8:06x}"
+        self._page = self._prefix + page
+        self._span_page = (self._prefix[:8] + page).encode()
 
     def request_id(self) -> str:
         """32 hexadecimal digits."""
-        self._count += 1
-        if self._count > 0xFFFFFFFF:
-            self._renew()
-        return f"{self._prefix}{self._count:08x}"
+        self._count = count = self._count + 1
+        if not count & 0xFF:
+            self._turn()
+        return self._page + _PAIRS[count & 0xFF]
 
     def span_id(self) -> bytes:
         """16 hexadecimal digits, never all zero (W3C Trace Context, 3.2.2.4)."""
-        self._count += 1
-        if self._count > 0xFFFFFFFF:
-            self._renew()
-        return b"%b%08x" % (self._span_prefix, self._count)
+        self._count = count = self._count + 1
+        if not count & 0xFF:
+            self._turn()
+        return self._span_page + _PAIRS_BYTES[count & 0xFF]

@@ -72,6 +72,10 @@ class Block:
         return block
 
 
+_UNKNOWN: Final = Block((), None, None, keep_alive=False)
+"""Told apart by identity from None, which is remembered too."""
+
+
 class StartLine:
     """A request line: what a `Request` needs of it."""
 
@@ -101,10 +105,9 @@ class _Blocks:
 
     def block(self, raw: bytes) -> Block | None:
         """The block of header lines `raw` (each without its end, joined by CRLF); None: llhttp's affair."""
-        try:
-            return self._blocks[raw]
-        except KeyError:
-            pass
+        block = self._blocks.get(raw, _UNKNOWN)
+        if block is not _UNKNOWN:
+            return block
         block = self._read(raw)
         # Ids differ on each request: such blocks would only push out the others.
         if len(raw) <= LONGEST and (block is None or not block.ours):
@@ -144,9 +147,8 @@ class _Blocks:
         rest = tuple(headers)
         if not ours:
             return self._judge(rest)
-        try:
-            block = self._without_ours[rest]
-        except KeyError:
+        block = self._without_ours.get(rest, _UNKNOWN)
+        if block is _UNKNOWN:
             block = self._judge(rest)
             if len(raw) <= LONGEST:
                 _remember(self._without_ours, rest, block)

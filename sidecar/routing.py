@@ -58,7 +58,7 @@ class _Rule:
 class _Table:
     """The routes that take one method."""
 
-    __slots__ = ("conditional", "literal", "numbers", "pattern", "rules")
+    __slots__ = ("conditional", "literal", "numbers", "pattern", "rest", "rules")
 
     def __init__(self, rules: Sequence[tuple[int, _Rule, str]]) -> None:
         self.rules = tuple((index, rule) for index, rule, _ in rules)
@@ -71,6 +71,10 @@ class _Table:
                 first = next(index for index, other in self.rules if other.path.fullmatch(path))
                 self.literal[path] = first
         variable = [(index, path) for index, rule, path in rules if not rule.literal]
+        everything = [index for index, path in variable if path == "*"]
+        self.rest = everything[0] if everything else None
+        """The first route for all paths: of those after it none is ever asked."""
+        variable = [it for it in variable if self.rest is None or it[0] < self.rest]
         self.numbers = tuple(index for index, _ in variable)
         self.pattern = (
             re.compile("|".join(f"({path_pattern(path, named=False)})" for _, path in variable), re.DOTALL)
@@ -86,7 +90,7 @@ class _Table:
             if found is not None:
                 assert found.lastindex is not None
                 return self.numbers[found.lastindex - 1]
-        return index
+        return self.rest if index is None else index
 
 
 class Matcher:

@@ -17,7 +17,6 @@ from sidecar.telemetry.stamp import Stamp
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock, Timer
-    from sidecar.decisions.verdict import Verdict
     from sidecar.exchange import Exchange
     from sidecar.telemetry.sink import Sink
 
@@ -49,30 +48,19 @@ NO_LAYERS: Final = Stack()
 Facts = tuple[int, str, str, bytes, str, str, str, int, str, str, str, str | None, Stack]
 """What many lines have in common: status, end, method, target, client, route, upstream, attempts, verdict,
 breaker, cache, error, layers."""
+_ATTEMPTS = 7
 
 Record = tuple[
     float,  # Clock.now() at the end
-    int,  # status
-    str,  # how it ended
-    str,  # method
-    bytes,  # target
+    Facts,
     str,  # request id
     tuple[bytes, bytes] | None,  # trace id and flags
-    str,  # client
-    str,  # route
     float,  # Clock.now() at the start
     float,  # Clock.now() at the first byte, or 0
-    str,  # upstream
     float,  # upstream seconds
-    int,  # attempts
-    "Verdict | None",
-    str,  # breaker
-    str,  # cache
-    str | None,  # error code
     list[tuple[str, str]] | None,  # notes
     int,  # bytes in
     int,  # bytes out
-    Stack,
 ]
 
 _TRACE = '"%s"'
@@ -136,31 +124,35 @@ class AccessLog:
         """
         request = exchange.request
         error = exchange.error
+        verdict = exchange.verdict
         records = self._records
         records.append(
             (
                 ended,
-                status,
-                how,
-                request.method,
-                request.target,
+                (
+                    status,
+                    how,
+                    request.method,
+                    request.target,
+                    exchange.client,
+                    exchange.route,
+                    exchange.upstream,
+                    exchange.attempts,
+                    # `_value_`: the property costs as much as half of the line in Python 3.11.
+                    "" if verdict is None else verdict._value_,
+                    exchange.breaker,
+                    exchange.cache,
+                    None if error is None else error.code,
+                    stack,
+                ),
                 exchange.request_id,
                 exchange.traceparent,
-                exchange.client,
-                exchange.route,
                 exchange.started,
                 exchange.first_byte,
-                exchange.upstream,
                 exchange.upstream_seconds,
-                exchange.attempts,
-                exchange.verdict,
-                exchange.breaker,
-                exchange.cache,
-                None if error is None else error.code,
                 exchange.note_list,
                 exchange.received,
                 exchange.sent,
-                stack,
             )
         )
         count = len(records)
@@ -194,24 +186,14 @@ class AccessLog:
         self.flush()
 
     def _json(self, record: Record, epoch: float) -> bytes:
-        (
-            ended, status, how, method, target, request_id, trace, client, route, started, first_byte,
-            upstream, upstream_seconds, attempts, verdict, breaker, cache, error, notes, received, sent,
-            stack,
-        ) = record  # fmt: skip
-        # `_value_`: the property costs as much as half of the line in Python 3.11.
-        word = verdict._value_ if verdict is not None else ""
-        facts = (
-            status, how, method, target, client, route, upstream, attempts, word, breaker, cache, error,
-            stack,
-        )  # fmt: skip
+        ended, facts, request_id, trace, started, first_byte, upstream_seconds, notes, received, sent = record
         known, usual = self._known.get(facts) or self._learn(facts)
         return (
             f'{{"ts":"{self._stamp(epoch + ended)}",{known},"request_id":{quote(request_id)},'
             f'"trace_id":{_TRACE % trace[0].decode() if trace else "null"},'
             f'"duration_ms":{(ended - started) * 1000:.3f},'
             f'"first_byte_ms":{_MILLISECONDS % ((first_byte - started) * 1000) if first_byte else "null"},'
-            f'"upstream_ms":{_MILLISECONDS % (upstream_seconds * 1000) if attempts else "null"},'
+            f'"upstream_ms":{_MILLISECONDS % (upstream_seconds * 1000) if facts[_ATTEMPTS] else "null"},'
             f'"trail":{self._trail(facts, notes) if notes else usual},'
             f'"bytes_in":{received},"bytes_out":{sent}}}\n'
         ).encode()
@@ -250,10 +232,8 @@ class AccessLog:
         return known
 
     def _console(self, record: Record, epoch: float) -> bytes:
-        (
-            ended, status, how, method, target, request_id, _, _, route, started, _,
-            upstream, _, attempts, verdict, breaker, cache, error, notes, _, sent, _,
-        ) = record  # fmt: skip
+        ended, facts, request_id, _, started, _, _, notes, _, sent = record
+        status, how, method, target, _, route, upstream, attempts, verdict, breaker, cache, error, _ = facts
         level = level_of(status, how)
         time = self._stamp(epoch + ended)[11:-1]
         rest = [
@@ -262,8 +242,8 @@ class AccessLog:
         ]
         if upstream:
             rest.append(f"upstream={upstream} attempts={attempts}")
-        if verdict is not None:
-            rest.append(f"verdict={verdict.value}")
+        if verdict:
+            rest.append(f"verdict={verdict}")
         if cache:
             rest.append(f"cache={cache}")
         if breaker and breaker != "closed":

@@ -109,11 +109,11 @@ class UpstreamConnection(Abortable):
 
     # -- one exchange --------------------------------------------------------------------------
 
-    async def send(self, exchange: Exchange, head: bytes, idle: float | None) -> Response:
-        """Sends the request and waits for the head of its response.
+    def send(self, exchange: Exchange, head: bytes, idle: float | None) -> asyncio.Future[Response]:
+        """Sends the request; what it returns is done when the head of the response is here.
 
-        Raises `Stale`, `ConnectionReset` or `BadUpstreamResponse`. When it is cancelled the
-        connection is dropped, as its response may still come.
+        Or it raises `Stale`, `ConnectionReset` or `BadUpstreamResponse`. Who is cancelled while waiting
+        calls `give_up`.
         """
         self._exchange = exchange
         self.idle_limit = idle
@@ -122,7 +122,8 @@ class UpstreamConnection(Abortable):
         self._waiter = waiter
         transport = self.transport
         if transport is None:
-            raise Stale("the connection is closed")
+            waiter.set_exception(Stale("the connection is closed"))
+            return waiter
         body = exchange.request.body
         if isinstance(body, Stream):
             transport.write(head)
@@ -131,15 +132,17 @@ class UpstreamConnection(Abortable):
             transport.write(head + body)
         else:
             transport.write(head)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.cancelled():
-                self.abort()
-            elif waiter.exception() is None:
-                # The response came in the same moment. Only by it may the connection still be ours.
-                waiter.result().close()
-            raise
+        return waiter
+
+    def give_up(self, waiter: asyncio.Future[Response]) -> None:
+        """Nobody waits any more for what `send` returned: its response may still come, so that the
+        connection is dropped.
+        """
+        if waiter.cancelled():
+            self.abort()
+        elif waiter.exception() is None:
+            # The response came in the same moment. Only by it may the connection still be ours.
+            waiter.result().close()
 
     async def _send_body(self, body: Stream) -> None:
         """Runs beside the wait for the response: a server may answer before it has read it all."""

@@ -93,18 +93,24 @@ class Upstream:
         exchange.attempts += 1
         exchange.upstream = self.name
         head = request_head(exchange, self._ids, egress=self._egress)
-        while (connection := self._take()) is not None:
-            self._cells.connections_reused += 1
+        while True:
+            connection = self._take()
+            kept = connection is not None
+            if connection is None:
+                connection = await self._connect()
+            else:
+                self._cells.connections_reused += 1
+            answer = connection.send(exchange, head, idle)
             try:
-                response = await connection.send(exchange, head, idle)
+                response = await answer
             except Stale:
-                if not _may_resend(exchange.request):
+                if not kept or not _may_resend(exchange.request):
                     raise
+            except asyncio.CancelledError:
+                connection.give_up(answer)
+                raise
             else:
                 break
-        else:
-            connection = await self._connect()
-            response = await connection.send(exchange, head, idle)
         if self._egress:
             _keep_id(exchange, response)
         return response
