@@ -5,7 +5,7 @@ time. Reading such a head takes one or two dictionary look-ups, where llhttp cal
 What is remembered was checked against the grammar of RFC 9112 first, more narrowly than llhttp does:
 a line that fits no rule below makes the answer None, and llhttp has the last word on that head.
 
-Both memories are bounded by count and size, and forgotten whole when full.
+All memories are bounded by count and size, and forgotten whole when full.
 """
 
 from __future__ import annotations

@@ -184,6 +184,10 @@ async def test_traceparent_kept(version: str, more: str, flags: str) -> None:
         f"00-{TRACE}-{'0' * 16}-01",
         f"00-{TRACE.upper()}-{SPAN}-01",
         f"00-{TRACE}x-{SPAN}-01",
+        f"00-{TRACE[:-1]}-a{SPAN[1:]}-01-",
+        f"00-{TRACE}0{SPAN[1:]}-0-01",
+        f"cc-{TRACE}-{SPAN}-01more",
+        "00-1-1-01",
         "nonsense",
     ],
 )
