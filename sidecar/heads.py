@@ -208,23 +208,25 @@ class RequestHeads(_Blocks):
 class ResponseHeads(_Blocks):
     """Reads response heads; one for all connections to an upstream."""
 
-    __slots__ = ("_statuses",)
+    __slots__ = ("_heads",)
 
     def __init__(self, kinds: Mapping[bytes, Kind]) -> None:
         super().__init__(kinds)
-        self._statuses: dict[bytes, tuple[int, bytes]] = {}
+        self._heads: dict[bytes, tuple[int, bytes, Block] | None] = {}
 
-    def status(self, raw: bytes) -> tuple[int, bytes] | None:
-        """Status and reason of the status line `raw`; None: llhttp's affair."""
-        known = self._statuses.get(raw)
-        if known is not None:
-            return known
-        match = _STATUS.fullmatch(raw)
-        if match is None:
-            return None
-        status = (int(match[1]), match[2])
-        _remember(self._statuses, raw, status)
-        return status
+    def head(self, raw: bytes) -> tuple[int, bytes, Block] | None:
+        """Status, reason and header lines of the head `raw`, without its end; None: llhttp's affair."""
+        try:
+            return self._heads[raw]
+        except KeyError:
+            pass
+        line, _, rest = raw.partition(b"\r\n")
+        match = _STATUS.fullmatch(line)
+        block = self._read(rest) if match is not None else None
+        head = (int(match[1]), match[2], block) if match is not None and block is not None else None
+        if len(raw) <= LONGEST and (block is None or not block.ours):
+            _remember(self._heads, raw, head)
+        return head
 
 
 def _remember(memory: dict[_K, _V], key: _K, value: _V) -> None:

@@ -267,15 +267,13 @@ class UpstreamConnection(Abortable):
         waiter = self._waiter
         exchange = self._exchange
         end = data.find(b"\r\n\r\n")
-        eol = data.find(b"\r\n")
-        if eol == end or end > MAX_HEAD or waiter is None or exchange is None or waiter.done():
+        if end < 0 or end > MAX_HEAD or waiter is None or exchange is None or waiter.done():
             return False
-        heads = self._upstream.response_heads
-        status = heads.status(data[:eol])
-        if status is None or status[0] in (204, 304) or exchange.request.method == "HEAD":
+        head = self._upstream.response_heads.head(data[:end])
+        if head is None:
             return False
-        block = heads.block(data[eol + 2 : end])
-        if block is None or block.length is None:
+        status, reason, block = head
+        if block.length is None or status in (204, 304) or exchange.request.method == "HEAD":
             return False
         end += 4
         left = block.length - (len(data) - end)
@@ -283,7 +281,7 @@ class UpstreamConnection(Abortable):
             return False
         self._keep_alive = block.keep_alive
         self._waiter = None
-        response = Response(status[0], block.headers, data[end:], reason=status[1], plain=block.plain)
+        response = Response(status, block.headers, data[end:], reason=reason, plain=block.plain)
         if left:
             self.received_any = self._head_complete = True
             self._length = block.length
