@@ -16,7 +16,7 @@ from sidecar.listeners.ingress import Limits, Listener
 from sidecar.listeners.intercept import InterceptListener, pass_through
 from sidecar.telemetry.log import get_logger
 from sidecar.upstreams.anywhere import Anywhere
-from sidecar.upstreams.dial import Dial, EgressDial, dial
+from sidecar.upstreams.dial import EgressDial, Resolve, system_resolve
 from sidecar.upstreams.pool import Upstream, tls_context
 from sidecar.upstreams.tunnel import Tunnels
 
@@ -54,7 +54,7 @@ class EgressPlane:
         self.upstreams: list[Upstream] = []
         self.tunnels = Tunnels(clock=self._clock, dial=self._dial)
         self.anywhere = Anywhere(
-            clock=self._clock, ids=ids, cells=self._metrics.upstream(UNLISTED), dial=self._dial
+            clock=self._clock, ids=ids, cells=self._metrics.upstream(UNLISTED), resolve=self._dial.find
         )
         self.routes = EgressRoutes(
             loaded.policies,
@@ -102,17 +102,17 @@ class EgressPlane:
             cells=cells,
             tls=context,
             server_name=url.host,
-            dial=self._dial_of(policy),
+            resolve=self._resolve_of(policy),
             egress=True,
             url=url,
         )
         self.upstreams.append(upstream)
         return upstream
 
-    def _dial_of(self, policy: PolicyFile) -> Dial:
+    def _resolve_of(self, policy: PolicyFile) -> Resolve:
         """An address that a policy file itself gives is as good as listed; a name may lead anywhere."""
         named = policy.connect_to or (policy.upstream.address if policy.upstream is not None else None)
-        return dial if named is not None and named.literal else self._dial
+        return system_resolve if named is not None and named.literal else self._dial.find
 
     def _authority(self) -> Authority | None:
         loaded = self._loaded

@@ -352,8 +352,10 @@ class Exchange:
     """
 
     __slots__ = (
+        "address",
         "attempt_started",
         "attempts",
+        "avoid",
         "breaker",
         "cache",
         "client",
@@ -393,7 +395,8 @@ class Exchange:
         self.traceparent: tuple[bytes, bytes] | None = None
         """Trace id and flags of a valid incoming `traceparent`."""
         self.forwarded = b""
-        """`X-Forwarded-*` and `Forwarded` lines for the upstream, as the listener vouches for them."""
+        """Lines for the upstream: `X-Forwarded-*` and `Forwarded` as the listener vouches for them, and what
+        policies add."""
         self.route = "unmatched"
         self.plane = "ingress"
         """`ingress`: a client's request to the app; `egress`: a call of the app."""
@@ -406,6 +409,10 @@ class Exchange:
         """`Clock.now()` at the start of the last attempt."""
         self.attempts = 0
         """Attempts that reached the upstream pool."""
+        self.address = ""
+        """Where the last attempt went, or tried to."""
+        self.avoid: tuple[str, ...] = ()
+        """Addresses that failed this request: others are tried first."""
         self.verdict: Verdict | None = None
         self.breaker = ""
         """State of the breaker when it last let this exchange through or refused it."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sidecar.decisions.backoff import Backoff
 from sidecar.decisions.breaker import Breaker
 from sidecar.decisions.concurrency import FixedLimit
+from sidecar.decisions.quantile import Quantile
 from sidecar.decisions.retry_budget import UNLIMITED, Budget, RetryBudget
 from sidecar.queueing import Gate
 
@@ -31,6 +32,7 @@ class State:
         self._budgets: dict[Hashable, Budget] = {}
         self._gates: dict[Hashable, Gate] = {}
         self._backoffs: dict[Hashable, Backoff] = {}
+        self._latencies: dict[Hashable, Quantile] = {}
         self._labels: dict[tuple[str, str], Hashable] = {}
 
     def _label(self, kind: str, scope: str, route: str, settings: Hashable) -> str:
@@ -78,6 +80,14 @@ class State:
             plan = settings.backoff
             backoff = self._backoffs[key] = Backoff(plan.strategy, plan.base, plan.max)
         return backoff
+
+    def latency(self, upstream: str, route: str, share: float) -> Quantile:
+        """The estimate of a quantile of how long the attempts of a route at an upstream take."""
+        key = (upstream, route, share)
+        known = self._latencies.get(key)
+        if known is None:
+            known = self._latencies[key] = Quantile(share)
+        return known
 
     def gate(self, upstream: str, route: str, settings: ConcurrencyLimit) -> Gate:
         key = (upstream, settings)

@@ -200,7 +200,7 @@ def _kind(schema: dict[str, Any]) -> str:
     if kind == "array":
         words = schema["items"].get("enum")
         return f"list of {', '.join(f'`{word}`' for word in words)}" if words else "list"
-    for unit, word in (("ms|s|m|h|d", "duration"), ("KiB", "size")):
+    for unit, word in (("p[", "percentile or duration"), ("ms|s|m|h|d", "duration"), ("KiB", "size")):
         if unit in schema.get("pattern", ""):
             return word
     if kind == "number" and "maximum" in schema:

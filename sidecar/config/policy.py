@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,32 +11,26 @@ from sidecar.config.base import Model, required, section, setting
 from sidecar.config.cache_policy import Cache
 from sidecar.config.classify_policy import RuleList
 from sidecar.config.patterns import FileName, HeaderGlobs, HostName, HostPattern, Methods, Name, PathPattern
-from sidecar.config.units import (
-    Amount,
-    Attempts,
-    Count,
-    Delay,
-    Duration,
-    PositiveShare,
-    Share,
-    Size,
-    Status,
-    Switch,
-)
+from sidecar.config.retry_policy import IDEMPOTENT, Backoff, Budget, Hedge, Retry, RetryOn, Strategy
+from sidecar.config.units import Count, Duration, PositiveShare, Switch
 
-Strategy = Literal[
-    "fixed",
-    "exponential",
-    "linear",
-    "fibonacci",
-    "full_jitter",
-    "equal_jitter",
-    "decorrelated_jitter",
-    "adaptive",
-    "smart",
+__all__ = [
+    "IDEMPOTENT",
+    "Backoff",
+    "Budget",
+    "CircuitBreaker",
+    "ConcurrencyLimit",
+    "Hedge",
+    "Match",
+    "Policy",
+    "PolicyFile",
+    "Retry",
+    "RetryOn",
+    "Route",
+    "SlowCalls",
+    "Strategy",
+    "Tls",
 ]
-IDEMPOTENT: Final = ("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE")
-"""RFC 9110, 9.2.2."""
 
 
 class Match(Model):
@@ -57,70 +51,6 @@ class Match(Model):
         (),
         "Headers that must be there, each with its value; `*` matches any characters.",
         {"x-version": "2*"},
-    )
-
-
-class Backoff(Model):
-    """How long to wait before the next attempt."""
-
-    strategy: Strategy = setting(
-        "full_jitter",
-        "How the delay grows, and where chance comes in. `full_jitter`: a random time up to the "
-        "exponential one.",
-        "decorrelated_jitter",
-    )
-    base: Delay = setting("25ms", "Delay that the strategy starts from.", "200ms")
-    max: Delay = setting("250ms", "No delay is longer, but for what a Retry-After asks.", "2s")
-
-
-class RetryOn(Model):
-    """What is worth another attempt. A list that is given replaces that list's default."""
-
-    verdicts: tuple[Literal["transient", "rate_limited"], ...] = setting(
-        ("transient", "rate_limited"),
-        "Verdicts on an answer. `transient`: 5xx, 408, 425; `rate_limited`: 429.",
-        ["transient"],
-    )
-    statuses: tuple[Status, ...] = setting(
-        (), "Statuses that count as transient on this route, whatever else they mean.", [404]
-    )
-    errors: tuple[Literal["connect", "reset", "timeout"], ...] = setting(
-        ("connect", "reset", "timeout"),
-        "Failures without an answer. `connect`: nothing was sent, so any method is repeated; "
-        "`reset`: the connection broke; `timeout`: the attempt timed out.",
-        ["connect"],
-    )
-
-
-class Budget(Model):
-    """How much retrying may add to the load of the upstream, over all routes that share the settings."""
-
-    ratio: Share = setting("20%", "Retries allowed per request, on average.", "10%")
-    min_per_second: Amount = setting("1", "Retries a second that are always allowed.", 0.2)
-
-
-class Retry(Model):
-    """Repeats an attempt that failed, where repeating is safe."""
-
-    attempts: Attempts = setting(3, "Attempts in all, the first included.", 2)
-    backoff: Backoff = section(Backoff, "The delays between attempts.")
-    on: RetryOn = section(RetryOn, "What is retried.")
-    methods: Methods = setting(
-        IDEMPOTENT,
-        "Methods that may be repeated after something was sent: by default those that RFC 9110 calls "
-        "idempotent. Any method is repeated when nothing was sent.",
-        ["GET", "HEAD", "POST"],
-    )
-    budget: Budget | None = Field(
-        default_factory=Budget, description="Limit on the share of retries; `off`: none."
-    )
-    max_body: Size = setting(
-        "1MiB",
-        "Request bodies up to this size are kept for a repetition; larger ones are sent once.",
-        "64KiB",
-    )
-    retry_after_max: Delay = setting(
-        "20s", "A Retry-After up to this is waited for; after a longer one the answer is passed on.", "5s"
     )
 
 

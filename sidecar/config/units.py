@@ -80,7 +80,8 @@ def parse_duration(value: object) -> float:
     return seconds
 
 
-def _positive_duration(value: object) -> float:
+def parse_positive_duration(value: object) -> float:
+    """As `parse_duration`, and more than zero."""
     seconds = parse_duration(value)
     if not seconds:
         raise wrong('"{given}" must be longer than zero', value)
@@ -243,7 +244,7 @@ _SHARE_SCHEMA: Final = {
 
 Duration = Annotated[
     float,
-    BeforeValidator(_positive_duration),
+    BeforeValidator(parse_positive_duration),
     PlainSerializer(format_duration, return_type=str),
     WithJsonSchema(_DURATION_SCHEMA),
 ]

@@ -1,9 +1,10 @@
 """Whether a failed attempt may be repeated.
 
 The facts that decide, in the order in which they are asked (and in which a refusal is explained):
-was that kind of failure listed, are attempts left, is the method safe to repeat, is the body still
-there, does the upstream's own wish fit, does the wait fit into the time left. The budget is not
-asked here: it is the last word, and pays only for a retry that all the rest allows.
+was that kind of failure listed, does the client retry by itself, are attempts left, is the request safe
+to repeat, is the body still there, does the upstream's own wish fit, do the wait and the attempt fit
+into the time left. The budget is not asked here: it is the last word, and pays only for a retry that
+all the rest allows.
 """
 
 from __future__ import annotations
@@ -24,21 +25,25 @@ _TRANSIENT: Final = Verdict.TRANSIENT
 
 
 class Replay(Enum):
-    """GO, or the reason why not; the values are the words of the decision trail."""
+    """GO, or the reason why not; the values are the words of the decision trail and of metrics."""
 
     GO = "go"
-    NOT_LISTED = "not_listed"
+    NOT_LISTED = "not-listed"
     """Not a failure, or none that the route retries."""
+    CLIENT_RETRIES = "client-retries"
+    """The request is a repetition by the client, which will make the next one too."""
     ATTEMPTS = "attempts"
     """All attempts are used up."""
     METHOD = "method"
-    """The upstream may have acted already, and the method does not say that twice is as good as once."""
-    NOT_REPLAYABLE = "not_replayable"
-    """The request body is gone."""
-    RETRY_AFTER_TOO_LONG = "retry_after_too_long"
+    """The upstream may have acted already, and nothing says that twice is as good as once."""
+    BODY_TOO_LARGE = "body-too-large"
+    """The request body is gone: it was larger than what is kept."""
+    ADVISED_AGAINST = "x-should-retry"
+    """The upstream says that it is no use."""
+    RETRY_AFTER = "retry-after"
     """The upstream asks for more patience than the route has."""
     DEADLINE = "deadline"
-    """The wait would end when nobody waits for the answer any more."""
+    """When the wait is over, too little time is left for an attempt."""
 
 
 def wait_before(delay: float, retry_after: float | None) -> float:
@@ -85,6 +90,10 @@ class RetryRule:
             return False
         return verdict in self._verdicts or (verdict is _TRANSIENT and status in self._statuses)
 
+    def repeatable(self, method: str) -> bool:
+        """Whether two requests of that method are as good as one, whatever became of the first."""
+        return method in self._methods
+
     def judge(
         self,
         *,
@@ -93,30 +102,40 @@ class RetryRule:
         verdict: Verdict | None,
         status: int,
         attempts: int,
-        nothing_sent: bool,
-        replayable: bool,
+        client_retries: bool = False,
+        keyed: bool = False,
+        nothing_sent: bool = False,
+        replayable: bool = True,
+        advised_against: bool = False,
         delay: float,
-        retry_after: float | None,
-        time_left: float | None,
+        retry_after: float | None = None,
+        time_left: float | None = None,
+        typical: float = 0.0,
     ) -> Replay:
         """What to do after attempt number `attempts` ended as `reason`, `verdict` and `status` tell.
 
-        `nothing_sent`: no byte of the request left, so any method may be repeated. `replayable`: the
-        body is all still held, or untouched. `delay` (the back-off's), `retry_after` (None: not
-        asked for) and `time_left` to the deadline (None: there is none) are seconds.
+        `client_retries`: the request says that it is a repetition. `keyed`: it has an idempotency key
+        that the upstream honours. `nothing_sent`: no byte of it left, so any method may be repeated.
+        `replayable`: its body is all still held, or untouched. `advised_against`: by the answer. `delay`
+        (the back-off's), `retry_after` (None: not asked for), `time_left` to the deadline (None: there is
+        none) and `typical`, what an attempt usually takes (0: not known), are seconds.
         """
         if not self.listed(reason, verdict, status):
             return Replay.NOT_LISTED
+        if client_retries:
+            return Replay.CLIENT_RETRIES
         if attempts >= self.attempts:
             return Replay.ATTEMPTS
-        if not nothing_sent and method not in self._methods:
+        if not (nothing_sent or keyed or method in self._methods):
             return Replay.METHOD
         if not replayable:
-            return Replay.NOT_REPLAYABLE
+            return Replay.BODY_TOO_LARGE
+        if advised_against:
+            return Replay.ADVISED_AGAINST
         if retry_after is not None:
             if retry_after > self.retry_after_max:
-                return Replay.RETRY_AFTER_TOO_LONG
+                return Replay.RETRY_AFTER
             delay = wait_before(delay, retry_after)
-        if time_left is not None and delay >= time_left:
+        if time_left is not None and (delay >= time_left or time_left - delay < typical):
             return Replay.DEADLINE
         return Replay.GO

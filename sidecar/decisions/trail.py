@@ -30,6 +30,8 @@ _ON_THE_WAY_UP: Final = frozenset({"fallback", "retry", "classify"})
 """Layers that decide about an answer; all others decide about a request."""
 _QUIET: Final = frozenset({"fault"})
 """Layers that are there for the case only."""
+_BESIDE: Final = frozenset({"hedge", "hedge-lost", "hedge-skipped"})
+"""What is said of a second attempt beside the one that counts; it does not begin the way down anew."""
 _FROM_STORE: Final = frozenset({"hit", "updating", "collapsed"})
 """Outcomes of the cache that end the way down."""
 _AFTER_ASKING: Final = frozenset({"stale", "revalidated"})
@@ -126,6 +128,8 @@ class _Walk:
         if layer == "fallback" and first == "rung":
             decision = f"{decision};status={self._facts.status}"
         self._add(layer, decision)
+        if first in _BESIDE:
+            return
         if layer == "retry" and first != "skipped":
             self._depth, self._going, self._well = at + 1, True, True
             self._repeats += 1

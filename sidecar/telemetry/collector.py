@@ -140,6 +140,12 @@ class Collector(CollectorBase):
             _reasons((name, cells.retries_skipped) for name, cells in routes.items()),
         )
         yield self._counter(
+            "hedges",
+            "Attempts sent beside a slow one, by route and outcome: won, lost (it came too late) or failed.",
+            ("route", "outcome"),
+            _reasons((name, cells.hedges) for name, cells in routes.items()),
+        )
+        yield self._counter(
             "cache_operations",
             "Requests of routes with a cache, by route and by what the cache did.",
             ("route", "outcome"),

@@ -93,6 +93,7 @@ class RouteCells:
         "clients_gone",
         "durations",
         "errors",
+        "hedges",
         "limit_rejections",
         "name",
         "requests",
@@ -110,6 +111,8 @@ class RouteCells:
         self.durations = Histogram()
         self.retries: dict[str, int] = {}
         self.retries_skipped: dict[str, int] = {}
+        self.hedges: dict[str, int] = {}
+        """By outcome: won, lost or failed."""
         self.errors: dict[str, int] = {}
         self.breaker_rejections = 0
         self.cache: dict[str, int] = {}
@@ -154,6 +157,10 @@ class RouteCells:
     def retry_skipped(self, reason: str) -> None:
         """A failed attempt is not repeated although the policy is there: budget, body size, time left."""
         _count(self.retries_skipped, reason)
+
+    def hedge(self, outcome: str) -> None:
+        """A hedge is over: it won, it lost, or it failed."""
+        self.hedges[outcome] = self.hedges.get(outcome, 0) + 1
 
     def cached(self, outcome: str) -> None:
         self.cache[outcome] = self.cache.get(outcome, 0) + 1

@@ -13,7 +13,7 @@ from sidecar.upstreams.pool import Upstream
 if TYPE_CHECKING:
     from sidecar.clock import Clock, Ids
     from sidecar.exchange import Exchange, Response
-    from sidecar.upstreams.dial import Dial
+    from sidecar.upstreams.dial import Resolve
     from sidecar.upstreams.pool import Cells
 
 MOST_HOSTS: Final = 256
@@ -23,11 +23,11 @@ MOST_HOSTS: Final = 256
 class Anywhere:
     """Plain HTTP to whichever host a request names."""
 
-    def __init__(self, *, clock: Clock, ids: Ids, cells: Cells, dial: Dial) -> None:
+    def __init__(self, *, clock: Clock, ids: Ids, cells: Cells, resolve: Resolve) -> None:
         self._clock = clock
         self._ids = ids
         self._cells = cells
-        self._dial = dial
+        self._resolve = resolve
         self._upstreams: OrderedDict[bytes, Upstream] = OrderedDict()
         self._leaving: set[Upstream] = set()
         """Forgotten, with requests still in flight."""
@@ -57,7 +57,7 @@ class Anywhere:
             clock=self._clock,
             ids=self._ids,
             cells=_Shared(self._cells),
-            dial=self._dial,
+            resolve=self._resolve,
             egress=True,
         )
         self._upstreams[host] = upstream

@@ -62,6 +62,7 @@ class UpstreamConnection(Abortable):
         "_upstream",
         "_waiter",
         "_write_paused",
+        "address",
         "idle_limit",
         "inbound",
         "last_activity",
@@ -73,6 +74,8 @@ class UpstreamConnection(Abortable):
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self.transport: asyncio.Transport | None = None
+        self.address = ""
+        """Where it leads; empty for a Unix socket."""
         self.last_activity = 0.0
         """`Clock.now()` of the last byte, while a body or a tunnel is open."""
         self.idle_limit: float | None = None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
-from sidecar.clock import Clock, Timer
-from sidecar.config.addresses import Address, Network
+from sidecar.clock import Clock
+from sidecar.config.addresses import Address, Network, is_ip
 from sidecar.errors import BadCertificate, ConnectFailed, EgressDenied, LoopDetected
 
 Factory = Callable[[], asyncio.Protocol]
@@ -22,7 +23,8 @@ _V4_IN_V6: Final = (
 
 
 Resolve = Callable[[Address], Awaitable[list[Address]]]
-"""All addresses of a name, an IP address each, in the order in which to try them. Raises `OSError`."""
+"""All addresses of a name, an IP address each, in the order in which to try them. Raises `OSError`, and a
+`SidecarError` where none of them may be called."""
 
 
 class Dial(Protocol):
@@ -37,9 +39,32 @@ class Abortable(asyncio.Protocol):
     """A protocol that can drop its connection."""
 
     __slots__ = ()
+    transport: asyncio.Transport | None
 
     def abort(self) -> None:
         raise NotImplementedError
+
+
+@contextlib.contextmanager
+def in_time(clock: Clock, patience: float) -> Iterator[None]:
+    """Turns what takes longer than `patience` seconds, and what the system refuses, into `ConnectFailed`."""
+    task = asyncio.current_task()
+    assert task is not None
+    timer = clock.arm(clock.now() + patience, task.cancel)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if timer.fired and task.uncancel() == 0:
+            raise ConnectFailed(f"no connection within {patience:.3g} s") from None
+        raise
+    except ssl.SSLCertVerificationError as error:
+        raise BadCertificate(error.verify_message) from error
+    except ssl.SSLError as error:
+        raise ConnectFailed(f"TLS: {error.reason or error}") from error
+    except OSError as error:
+        raise ConnectFailed(error.strerror or str(error)) from error
+    finally:
+        timer.cancel()
 
 
 async def reach(
@@ -56,31 +81,18 @@ async def reach(
 
     Raises `ConnectFailed`, and where the connection may not be made, `EgressDenied` or `LoopDetected`.
     """
-    timed_out = False
-    task = asyncio.current_task()
-
-    def expire() -> None:
-        nonlocal timed_out
-        timed_out = True
-        if task is not None:
-            task.cancel()
-
-    timer: Timer = clock.arm(clock.now() + patience, expire)
     try:
-        await dial(lambda: connection, address, tls, server_name)
+        with in_time(clock, patience):
+            await dial(lambda: connection, address, tls, server_name)
     except asyncio.CancelledError:
         connection.abort()  # it may have been made in the same moment
-        if timed_out and task is not None and task.uncancel() == 0:
-            raise ConnectFailed(f"no connection within {patience:g} s") from None
         raise
-    except ssl.SSLCertVerificationError as error:
-        raise BadCertificate(error.verify_message) from error
-    except ssl.SSLError as error:
-        raise ConnectFailed(f"TLS: {error.reason or error}") from error
-    except OSError as error:
-        raise ConnectFailed(error.strerror or str(error)) from error
-    finally:
-        timer.cancel()
+    except ConnectFailed:
+        connection.abort()
+        raise
+    if _meets_itself(connection):
+        connection.abort()
+        raise ConnectFailed("the connection met itself: nobody listens there")
 
 
 async def dial(
@@ -122,11 +134,8 @@ class EgressDial:
         self, factory: Factory, address: Address, tls: ssl.SSLContext | None, server_name: str | None
     ) -> None:
         """As `dial`. Raises `EgressDenied` and `LoopDetected`, too."""
-        if address.unix is not None:
-            await dial(factory, address, tls, server_name)
-            return
         failed: OSError | None = None
-        for found in self.permitted(address, await self._resolve(address)):
+        for found in await self.find(address):
             try:
                 await dial(factory, found, tls, server_name)
             except ssl.SSLError:
@@ -137,6 +146,12 @@ class EgressDial:
                 return
         if failed is not None:
             raise failed
+
+    async def find(self, address: Address) -> list[Address]:
+        """Those of its addresses that may be called. Raises `OSError`, `EgressDenied` and `LoopDetected`."""
+        if address.unix is not None:
+            return [address]
+        return self.permitted(address, await self._resolve(address))
 
     def permitted(self, asked: Address, found: Sequence[Address]) -> list[Address]:
         """Those of the addresses that may be called. Raises `EgressDenied` or `LoopDetected` for none."""
@@ -159,9 +174,22 @@ class EgressDial:
 
 async def system_resolve(address: Address) -> list[Address]:
     """Every address of a name, as the system gives them. Raises `OSError`."""
+    if address.unix is not None or is_ip(address.host):
+        return [address]
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(Address(str(it[4][0]), address.port) for it in found))
+
+
+def _meets_itself(connection: Abortable) -> bool:
+    """A port that nobody listens on may be chosen for the client's end of a connection to it: then TCP opens
+    both ends at once (RFC 9293, 3.5), and what is sent comes back. Happens while an app on loopback is away.
+    """
+    transport = connection.transport
+    if transport is None:
+        return False
+    local = transport.get_extra_info("sockname")
+    return isinstance(local, tuple) and local == transport.get_extra_info("peername")
 
 
 def is_private(host: str) -> bool:

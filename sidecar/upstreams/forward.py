@@ -60,6 +60,8 @@ def request_head(exchange: Exchange, ids: Ids, *, egress: bool = False) -> bytes
     if exchange.traceparent is not None:
         trace, flags = exchange.traceparent
         parts.append(b"traceparent: 00-%b-%b-%b\r\n" % (trace, ids.span_id(), flags))
+    if exchange.attempts > 1:
+        parts.append(b"X-Sidecar-Retry: %d\r\n" % (exchange.attempts - 1))
     if not egress:
         parts.append(VIA)
     parts.append(b"Connection: Upgrade\r\n\r\n" if upgrade else b"\r\n")

@@ -1,26 +1,32 @@
-"""An upstream: where it is, and the kept-alive connections to it. The innermost handler."""
+"""An upstream: where it is, and the kept-alive connections to it. The innermost handler.
+
+Where its name stands for several addresses, an attempt goes to one that has not failed its request before:
+over a kept connection, or a new one; and when one does not take the connection, to the next.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
 from sidecar.clock import Clock, Ids
 from sidecar.config.addresses import Address, Url
 from sidecar.decisions.replay import IDEMPOTENT
-from sidecar.errors import SidecarError
+from sidecar.errors import ConnectFailed, SidecarError
 from sidecar.exchange import Exchange, Request, Response, Stream
 from sidecar.headers import RESPONSE_KINDS, Lines
 from sidecar.heads import ResponseHeads
+from sidecar.upstreams.addresses import Addresses
 from sidecar.upstreams.connection import Stale, UpstreamConnection
-from sidecar.upstreams.dial import Dial, dial, reach
+from sidecar.upstreams.dial import Resolve, dial, in_time, reach, system_resolve
 from sidecar.upstreams.forward import request_head
 
 CONNECT_TIMEOUT: Final = 5.0
-"""Seconds to make a connection, TLS included, where no attempt timeout is shorter."""
+"""Seconds to make a connection, TLS included, where no attempt timeout is shorter. Of several addresses each
+gets its share of what is left."""
 KEEP_IDLE: Final = 4.0
 """Seconds that an unused connection is kept. Below the 5 s after which uvicorn and Node close theirs:
 a request that meets such a close must be sent anew, which only idempotent ones may."""
@@ -37,7 +43,7 @@ class Cells(Protocol):
 
 
 class Upstream:
-    """A pool of connections to one address; calling it makes one attempt."""
+    """A pool of connections to one server; calling it makes one attempt."""
 
     def __init__(
         self,
@@ -49,11 +55,14 @@ class Upstream:
         cells: Cells,
         tls: ssl.SSLContext | None = None,
         server_name: str | None = None,
-        dial: Dial = dial,
+        resolve: Resolve = system_resolve,
         egress: bool = False,
         url: Url | None = None,
     ) -> None:
-        """`egress`: the requests are the app's own calls, and made out to `url`."""
+        """`resolve` also says to which addresses connections may be made.
+
+        `egress`: the requests are the app's own calls, and made out to `url`.
+        """
         self.name = name
         self.url = url
         self.address = address
@@ -64,7 +73,7 @@ class Upstream:
         self._ids = ids
         self._cells = cells
         self._tls = tls
-        self._dial = dial
+        self._addresses = Addresses(address, clock, resolve)
         self._egress = egress
         self._server_name = server_name
         self._idle: list[tuple[UpstreamConnection, float]] = []
@@ -94,12 +103,13 @@ class Upstream:
         exchange.upstream = self.name
         head = request_head(exchange, self._ids, egress=self._egress)
         while True:
-            connection = self._take()
+            connection = self._take() if not exchange.avoid else self._take_elsewhere(exchange.avoid)
             kept = connection is not None
             if connection is None:
-                connection = await self._connect()
+                connection = await self._connect(exchange)
             else:
                 self._cells.connections_reused += 1
+                exchange.address = connection.address
             answer = connection.send(exchange, head, idle)
             try:
                 response = await answer
@@ -123,25 +133,55 @@ class Upstream:
                 return connection
         return None
 
-    async def _connect(self) -> UpstreamConnection:
-        connection = UpstreamConnection(self)
+    def _take_elsewhere(self, avoid: Sequence[str]) -> UpstreamConnection | None:
+        avoid = self._addresses.avoidable(avoid)
+        for position in range(len(self._idle) - 1, -1, -1):
+            connection, _ = self._idle[position]
+            if connection.address not in avoid:
+                del self._idle[position]
+                if connection.transport is not None and not connection.transport.is_closing():
+                    return connection
+        return None
+
+    async def _connect(self, exchange: Exchange) -> UpstreamConnection:
+        """A new connection, to the first address that takes one.
+
+        Raises `ConnectFailed`, and what `resolve` says of addresses that may not be called.
+        """
+        until = self.clock.now() + CONNECT_TIMEOUT
         try:
-            await reach(
-                self._dial,
-                connection,
-                self.address,
-                self._tls,
-                self._server_name,
-                clock=self.clock,
-                patience=CONNECT_TIMEOUT,
-            )
+            with in_time(self.clock, CONNECT_TIMEOUT):
+                await self._addresses.find()
         except SidecarError:
             self._cells.connect_failures += 1
             raise
-        self._cells.connections_opened += 1
-        if connection.transport is not None:  # it may be lost already
-            self._open.add(connection)
-        return connection
+        failure: ConnectFailed | None = None
+        candidates = self._addresses.ordered(exchange.avoid)
+        for position, address in enumerate(candidates):
+            exchange.address = address.host
+            patience = max(until - self.clock.now(), 0.0) / (len(candidates) - position)
+            connection = UpstreamConnection(self)
+            connection.address = address.host
+            try:
+                await reach(
+                    dial,
+                    connection,
+                    address,
+                    self._tls,
+                    self._server_name,
+                    clock=self.clock,
+                    patience=patience,
+                )
+            except ConnectFailed as error:
+                self._cells.connect_failures += 1
+                self._addresses.failed(address)
+                failure = error
+                continue
+            self._cells.connections_opened += 1
+            if connection.transport is not None:  # it may be lost already
+                self._open.add(connection)
+            return connection
+        raise failure or ConnectFailed(f"{self.address.host} has no address")
 
     def release(self, connection: UpstreamConnection) -> None:
         """Takes a connection back whose exchange is over."""

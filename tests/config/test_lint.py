@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config.lint import longest_backoff
 from sidecar.config.load import load
 from sidecar.config.policy import Strategy
+from sidecar.config.retry_lint import longest_backoff
 from sidecar.config.schema import Backoff
 from sidecar.decisions.backoff import MULTIPLIERS
 from sidecar.decisions.backoff import Backoff as Delays
@@ -51,6 +51,13 @@ def warnings(routes: str, main: str = "policies: [p.yaml]\n") -> list[str]:
         "routes: [{name: a, match: {method: GET}}, {name: b, match: {method: [GET, POST]}}]",
         "routes: [{name: cart, circuit_breaker: {failure_ratio: off}}]",
         "routes: [{name: cart, retry: {budget: off}}]",
+        "routes: [{name: cart, match: {method: POST}, retry: {idempotency_key: true}}]",
+        "routes: [{name: cart, retry: {idempotency_key: true}}]",
+        "routes: [{name: cart, match: {method: GET}, retry: {hedge: {}}}]",
+        "routes: [{name: cart, match: {method: POST}, retry: {methods: [POST], hedge: {after: 300ms}}}]",
+        "defaults: {retry: {hedge: {}}}\nroutes: [{name: cart, match: {method: POST}}]",
+        "routes: [{name: cart, attempt_timeout: 1s, retry: {hedge: {after: 900ms, max: 2}}}]",
+        "routes: [{name: cart, attempt_timeout: 1s, retry: {hedge: {after: p80}}}]",
         "routes: [{name: cart, cache: {}}]",
         "routes: [{name: cart, match: {method: [GET, POST]}, cache: {ttl: 30m}}]",
         "routes: [{name: cart, match: {method: POST}, cache: {}}]",
@@ -113,6 +120,28 @@ def test_one_attempt_is_a_warning() -> None:
     assert said == (
         "p.yaml:2:41: routes.cart.retry.attempts: warning: 1 attempt is no retry (write retry: off)"
     )
+
+
+@pytest.mark.parametrize(
+    ("retry", "key", "said"),
+    [
+        (
+            "{attempts: 2, hedge: {after: p95, max: 3}}",
+            "hedge.max",
+            "2 attempts, the first included, leave 1 for hedges, not 3 (raise attempts)",
+        ),
+        ("{hedge: {}, budget: off}", "budget", "without a budget a slow upstream gets every request twice"),
+        (
+            "{hedge: {after: p80}, budget: {ratio: 10%}}",
+            "hedge.after",
+            "p80 is for hedging 20% of the requests, and the budget pays for 10%, retries included (raise ",
+        ),
+    ],
+)
+def test_hedges_that_nobody_pays_for_are_a_warning(retry: str, key: str, said: str) -> None:
+    """They may be meant, with the sum that says what they come to."""
+    (found,) = warnings(f"routes: [{{name: cart, retry: {retry}}}]")
+    assert f"routes.cart.retry.{key}: warning: {said}" in found
 
 
 def test_an_unchecked_certificate_is_a_warning() -> None:

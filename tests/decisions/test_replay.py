@@ -66,15 +66,24 @@ def judge(rule: RetryRule, **facts: Any) -> Replay:
         (CONNECT | {"method": "POST"}, Replay.GO),
         (CONNECT | {"method": "PATCH"}, Replay.GO),
         (RESET | {"method": "POST", "nothing_sent": True}, Replay.GO),
+        (RESET | {"method": "POST", "keyed": True}, Replay.GO),
+        (UNAVAILABLE | {"method": "POST", "keyed": True}, Replay.GO),
+        (RESET | {"method": "POST", "keyed": True, "attempts": 3}, Replay.ATTEMPTS),
+        # who else retries
+        (UNAVAILABLE | {"client_retries": True}, Replay.CLIENT_RETRIES),
+        (CONNECT | {"client_retries": True}, Replay.CLIENT_RETRIES),
+        ({"verdict": Verdict.OK, "status": 200, "client_retries": True}, Replay.NOT_LISTED),
         # the body
-        (RESET | {"replayable": False}, Replay.NOT_REPLAYABLE),
-        (RESET | {"method": "PUT", "replayable": False}, Replay.NOT_REPLAYABLE),
-        (CONNECT | {"replayable": False}, Replay.NOT_REPLAYABLE),
+        (RESET | {"replayable": False}, Replay.BODY_TOO_LARGE),
+        (RESET | {"method": "PUT", "replayable": False}, Replay.BODY_TOO_LARGE),
+        (CONNECT | {"replayable": False}, Replay.BODY_TOO_LARGE),
         # Retry-After
         (TOO_MANY | {"retry_after": 0.0}, Replay.GO),
         (TOO_MANY | {"retry_after": 20.0}, Replay.GO),
-        (TOO_MANY | {"retry_after": 20.1}, Replay.RETRY_AFTER_TOO_LONG),
-        (UNAVAILABLE | {"retry_after": 3600.0}, Replay.RETRY_AFTER_TOO_LONG),
+        (TOO_MANY | {"retry_after": 20.1}, Replay.RETRY_AFTER),
+        (UNAVAILABLE | {"retry_after": 3600.0}, Replay.RETRY_AFTER),
+        (TOO_MANY | {"advised_against": True}, Replay.ADVISED_AGAINST),
+        (UNAVAILABLE | {"advised_against": True, "retry_after": 0.0}, Replay.ADVISED_AGAINST),
         # the deadline
         (RESET | {"time_left": 0.2}, Replay.GO),
         (RESET | {"time_left": 0.1}, Replay.DEADLINE),
@@ -82,6 +91,12 @@ def judge(rule: RetryRule, **facts: Any) -> Replay:
         (TOO_MANY | {"retry_after": 5.0, "time_left": 6.0}, Replay.GO),
         (TOO_MANY | {"retry_after": 5.0, "time_left": 4.0}, Replay.DEADLINE),
         (TOO_MANY | {"retry_after": 0.05, "time_left": 0.08}, Replay.DEADLINE),
+        # and the attempt after the wait
+        (RESET | {"time_left": 1.1, "typical": 0.5}, Replay.GO),
+        (RESET | {"time_left": 1.1, "typical": 1.1}, Replay.DEADLINE),
+        (RESET | {"time_left": 2.0, "typical": 0.5, "retry_after": 1.5}, Replay.GO),
+        (RESET | {"time_left": 2.0, "typical": 0.5, "retry_after": 1.6}, Replay.DEADLINE),
+        (RESET | {"typical": 3600.0}, Replay.GO),
     ],
 )
 def test_the_rule_with_its_defaults(facts: dict[str, Any], replay: Replay) -> None:
@@ -95,8 +110,11 @@ def test_the_rule_with_its_defaults(facts: dict[str, Any], replay: Replay) -> No
         ({"verdict": Verdict.OK, "attempts": 9, "method": "POST"}, Replay.NOT_LISTED),
         (RESET | {"attempts": 9, "method": "POST", "replayable": False}, Replay.ATTEMPTS),
         (RESET | {"method": "POST", "replayable": False, "retry_after": 99.0}, Replay.METHOD),
-        (RESET | {"replayable": False, "retry_after": 99.0, "time_left": 0.0}, Replay.NOT_REPLAYABLE),
-        (RESET | {"retry_after": 99.0, "time_left": 0.0}, Replay.RETRY_AFTER_TOO_LONG),
+        (RESET | {"replayable": False, "retry_after": 99.0, "time_left": 0.0}, Replay.BODY_TOO_LARGE),
+        (RESET | {"retry_after": 99.0, "time_left": 0.0}, Replay.RETRY_AFTER),
+        (RESET | {"client_retries": True, "attempts": 9, "method": "POST"}, Replay.CLIENT_RETRIES),
+        (TOO_MANY | {"advised_against": True, "retry_after": 99.0}, Replay.ADVISED_AGAINST),
+        (TOO_MANY | {"replayable": False, "advised_against": True}, Replay.BODY_TOO_LARGE),
     ],
 )
 def test_the_first_obstacle_is_named(facts: dict[str, Any], replay: Replay) -> None:

@@ -130,7 +130,7 @@ class Ledger(RuleBasedStateMachine):
             self.requests.append(self.now)
 
     @rule(many=st.integers(1, 10))
-    def retries_are_tried(self, many: int) -> None:
+    def retries_or_hedges_are_tried(self, many: int) -> None:
         for _ in range(many):
             expected = self.balance() >= 1 - 1e-6
             available = self.budget.available(self.now)

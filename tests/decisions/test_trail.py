@@ -153,6 +153,51 @@ RESET: list[Note] = [("upstream", "error=upstream_reset"), ("classify", "transie
             "upstream;status=200, classify;ok, observe;cut=broken",
         ),
         (
+            REPEATING,
+            Facts(200, attempts=2, verdict="ok"),
+            [("retry", "hedge"), ("retry", "hedge-lost")],
+            (
+                "retry;hedge, retry;hedge-lost, circuit_breaker;closed, upstream;status=200, classify;ok, "
+                "retry;ok"
+            ),
+        ),
+        (
+            REPEATING,
+            Facts(200, attempts=2, verdict="ok"),
+            [("retry", "hedge"), ("retry", "hedge-won")],
+            (
+                "retry;hedge, retry;hedge-won, circuit_breaker;closed, upstream;status=200, classify;ok, "
+                "retry;ok"
+            ),
+        ),
+        (
+            REPEATING,
+            Facts(200, attempts=2, verdict="ok"),
+            [("retry", "hedge"), *FAILED, ("retry", "hedge-failed")],
+            (
+                "retry;hedge, circuit_breaker;closed, upstream;status=503, classify;transient, "
+                "retry;hedge-failed, circuit_breaker;closed, upstream;status=200, classify;ok, retry;ok"
+            ),
+        ),
+        (
+            REPEATING,
+            Facts(503, attempts=2, verdict="transient"),
+            [("retry", "hedge"), *RESET, *FAILED, ("retry", "hedge-failed"), ("retry", "skipped=attempts")],
+            (
+                "retry;hedge, circuit_breaker;closed, upstream;error=upstream_reset, classify;transient, "
+                "upstream;status=503, classify;transient, retry;hedge-failed, retry;skipped=attempts"
+            ),
+        ),
+        (
+            REPEATING,
+            Facts(200, attempts=1, verdict="ok"),
+            [("retry", "hedge-skipped=budget")],
+            (
+                "retry;hedge-skipped=budget, circuit_breaker;closed, upstream;status=200, classify;ok, "
+                "retry;ok"
+            ),
+        ),
+        (
             ("classify", "fault"),
             Facts(503, attempts=1, verdict="transient"),
             [("fault", "delay=0.5;respond"), *FAILED],

@@ -29,6 +29,7 @@ from sidecar.pipeline import Handler, Place, Services, compile_pipeline
 from sidecar.state import State
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.metrics import Metrics
+from sidecar.upstreams.dial import Resolve, system_resolve
 from sidecar.upstreams.pool import Upstream
 from tests.support.clock import ManualClock
 from tests.support.origin import BETWEEN_PIECES, LARGEST_READ, Origin, reset
@@ -189,6 +190,7 @@ class Harness:
         clock: Clock | None = None,
         tls: ssl.SSLContext | None = None,
         server_name: str = "localhost",
+        resolve: Resolve = system_resolve,
     ) -> None:
         self.manual = ManualClock()
         self.clock: Clock = clock if clock is not None else self.manual
@@ -218,6 +220,7 @@ class Harness:
             cells=self.metrics.upstream("origin"),
             tls=tls,
             server_name=server_name,
+            resolve=resolve,
         )
         self.route = Route.model_validate({"name": "tested", **(route or {})})
         place = Place(route=self.route, upstream="origin", services=services)

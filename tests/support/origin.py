@@ -169,10 +169,11 @@ class Origin:
         unix: Path | None = None,
         record: bool = True,
         buffer: int | None = None,
+        address: Address | None = None,
     ) -> None:
         """`buffer`: bytes of the kernel's receive buffer, small where back-pressure is to be felt soon."""
         self.script: Script = answers(script) if isinstance(script, bytes) else script
-        self.address = Address()
+        self.address = address or Address("127.0.0.1")
         self.connections = 0
         """Accepted so far."""
         self.requests: list[Received] = []
@@ -205,9 +206,9 @@ class Origin:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self._buffer is not None:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
-        listening.bind(("127.0.0.1", self.address.port))
+        listening.bind((self.address.host, self.address.port))
         self._server = await loop.create_server(self._protocol, sock=listening, ssl=self._tls)
-        self.address = Address("127.0.0.1", listening.getsockname()[1])
+        self.address = Address(self.address.host, listening.getsockname()[1])
 
     async def close(self) -> None:
         """Stops listening and drops every connection."""

@@ -62,6 +62,21 @@ def hang() -> Outcome:
     return outcome
 
 
+def after(seconds: float, outcome: Outcome) -> Outcome:
+    """An attempt that takes its time, on the bench's clock, before it comes to `outcome`."""
+    return _Slow(seconds, outcome)
+
+
+class _Slow:
+    def __init__(self, seconds: float, outcome: Outcome) -> None:
+        self.seconds = seconds
+        self.outcome = outcome
+
+    async def __call__(self, exchange: Exchange) -> Response:
+        response: Response = await self.outcome(exchange)
+        return response
+
+
 class Bench:
     """Routes over one scripted upstream called `app`; time stands still until a test moves it."""
 
@@ -99,6 +114,8 @@ class Bench:
         outcome = self.script[min(len(self.calls), len(self.script) - 1)]
         self.calls.append(self.clock.now())
         self.seen.append(exchange)
+        if isinstance(outcome, _Slow):
+            await self.clock.sleep(outcome.seconds)
         response: Response = await outcome(exchange)
         return response
 
