@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
 from sidecar.admin import api as admin
+from sidecar.alternates import pools
 from sidecar.caching.cache import Caching
 from sidecar.caching.control import Control
 from sidecar.clock import Clock, Ids, SystemRandom
@@ -80,7 +81,13 @@ class App:
             for policy in loaded.policies
             if policy.direction == "ingress"
         }
-        self.generation = Generation(loaded.policies, by_policy, app, self.services, config.trusted.debug)
+        others = pools(
+            (policy for policy in loaded.policies if policy.direction == "ingress"),
+            lambda name, rung: self._upstream(name, *rung.target),
+        )
+        self.generation = Generation(
+            loaded.policies, by_policy, app, self.services, config.trusted.debug, others
+        )
         limits = Limits(
             head=config.limits.head,
             body=config.limits.body,

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 FINE, FAILED, WRONG = 0, 1, 2
 _EVERYWHERE: Final = frozenset({"observe", "classify"})
 """Layers of every pipeline."""
+_BY_ITSELF: Final = frozenset({"respond", "rate_limit"})
+"""Policy keys that mean something for a route that answers by itself."""
 _UNQUOTED: Final = "/%:@!$&'()*+,;=~-._{}[]|^"
 """What may stand in a path as it is; all else that a user types is percent-encoded."""
 
@@ -251,12 +253,14 @@ def _routes(arguments: argparse.Namespace) -> int:
 
 def pipeline_names(route: Route) -> list[str]:
     """The layers that a route's pipeline is composed of, outermost first."""
-    from sidecar.pipeline import ORDER
+    from sidecar.pipeline import ORDER, WITHOUT_UPSTREAM
 
     named = set(_EVERYWHERE)
     named.update(key for key in Policy.model_fields if getattr(route, key) is not None)
     if route.deadline is not None:
         named.add("attempt_timeout")  # the one timer serves both
+    if route.respond is not None:
+        return [*(step.name for step in ORDER if step.name in named & WITHOUT_UPSTREAM), "respond"]
     return [step.name for step in ORDER if step.name in named]
 
 
@@ -304,9 +308,10 @@ def _explain(arguments: argparse.Namespace) -> int:
         )
         rows += [(f"  {{{name}}}", value, "") for name, value in matcher.variables(index, path).items()]
         rows.append(("policy file", policy.name, loaded.origins[f"policies.{policy.name}.name"].short))
-        rows.append(("upstream", *upstream_of(policy, loaded)))
+        if route.respond is None:
+            rows.append(("upstream", *upstream_of(policy, loaded)))
         rows.append(("pipeline", " > ".join(pipeline_names(route)), ""))
-        if route.cache is not None:
+        if route.cache is not None and route.respond is None:
             target = f"{path}?{quote(url.query, safe=f'{_UNQUOTED}?')}" if url.query else path
             ingress = loaded.config.listen.ingress
             host = url.netloc or ("localhost" if ingress.unix is not None else str(ingress))
@@ -316,8 +321,9 @@ def _explain(arguments: argparse.Namespace) -> int:
             except OSError as error:
                 return _wrong(f"{arguments.data[1:]}: {error.strerror}")
             rows.append(("cache key", value_of(key, f"{prefix}.cache.namespace", loaded.origins), remark))
-        shown = route.model_dump(mode="json", include=set(Policy.model_fields))
-        rows += settings_of({key: shown[key] for key in Policy.model_fields}, prefix, loaded.origins)
+        in_use = [key for key in Policy.model_fields if route.respond is None or key in _BY_ITSELF]
+        shown = route.model_dump(mode="json", include=set(in_use))
+        rows += settings_of({key: shown[key] for key in in_use}, prefix, loaded.origins)
     wide = max(len(key) for key, _, _ in rows)
     middle = max((len(value) for _, value, _ in rows if len(value) <= 40), default=0)
     for key, value, origin in rows:

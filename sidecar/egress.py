@@ -8,8 +8,10 @@ above all, see the same call whichever door it came by.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from sidecar.alternates import compile_route
 from sidecar.config.schema import Route
 from sidecar.errors import BadRequest, EgressDenied, Misdirected, NotServed, SidecarError
 from sidecar.exchange import AbsoluteRequest, Exchange, Request, Response
@@ -18,6 +20,7 @@ from sidecar.pipeline import Handler, Place, Services, compile_pipeline
 from sidecar.routing import Matcher
 
 if TYPE_CHECKING:
+    from sidecar.alternates import Pools
     from sidecar.config.schema import PolicyFile
     from sidecar.upstreams.anywhere import Anywhere
     from sidecar.upstreams.pool import Upstream
@@ -50,24 +53,28 @@ class File:
 
     __slots__ = ("_match", "_names", "name", "only", "targets")
 
-    def __init__(self, policy: PolicyFile, upstreams: Mapping[str, Upstream], services: Services) -> None:
-        """`upstreams` by the host as the file lists it; by an empty name where all go to one."""
+    def __init__(
+        self, policy: PolicyFile, upstreams: Mapping[str, Upstream], services: Services, others: Pools
+    ) -> None:
+        """`upstreams` by the host as the file lists it; by an empty name where all go to one.
+
+        `others` are those that fallbacks name.
+        """
         self.name = policy.name
         self._match = Matcher([route.match for route in policy.routes]).match
         self._names = [route.name for route in policy.routes]
         self.targets = {
-            host: self._target(policy, upstream, services) for host, upstream in upstreams.items()
+            host: self._target(policy, upstream, services, others) for host, upstream in upstreams.items()
         }
         self.only = next(iter(self.targets.values())) if len(self.targets) == 1 else None
         """Where the call goes when it names no host of the file's."""
 
-    def _target(self, policy: PolicyFile, upstream: Upstream, services: Services) -> Target:
+    def _target(self, policy: PolicyFile, upstream: Upstream, services: Services, others: Pools) -> Target:
         # Between all the routes of a file, calls that none of them takes are told from those of others.
         rest = Route(name="any").model_copy(update={"name": f"{policy.name}/unmatched"})
         handlers = [
-            compile_pipeline(
-                Place(route, upstream.name, services, policy=policy.name, plane="egress"),
-                upstream.handler(route.idle),
+            compile_route(
+                Place(route, upstream.name, services, policy=policy.name, plane="egress"), upstream, others
             )
             for route in (*policy.routes, rest)
         ]
@@ -100,15 +107,16 @@ class EgressRoutes:
         services: Services,
         *,
         unlisted: Unlisted = "tunnel",
+        others: Pools = MappingProxyType({}),
     ) -> None:
-        """`upstreams` by the name of the policy file, then as `File` takes them."""
+        """`upstreams` by the name of the policy file, then as `File` takes them; `others` as well."""
         self._files: dict[bytes, File] = {}
         self._secure: dict[bytes, Target] = {}
         """By the authority that a client over TLS may name."""
         self._plain: dict[bytes, Target] = {}
         for policy in policies:
             if policy.direction == "egress":
-                self._add(policy, File(policy, upstreams[policy.name], services))
+                self._add(policy, File(policy, upstreams[policy.name], services, others))
         self._denied = unlisted == "deny"
         place = Place(_UNLISTED_ROUTE, UNLISTED, services, plane="egress")
         self._observed = observe.layer(place)

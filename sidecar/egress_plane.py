@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from sidecar.alternates import pools
 from sidecar.config.addresses import Address, Url
 from sidecar.egress import UNLISTED, EgressRoutes
 from sidecar.listeners.authority import Authority, AuthorityError, open_authority
@@ -23,7 +24,7 @@ from sidecar.upstreams.tunnel import Tunnels
 if TYPE_CHECKING:
     from sidecar.clock import Clock, Ids
     from sidecar.config.load import Loaded
-    from sidecar.config.schema import PolicyFile
+    from sidecar.config.schema import PolicyFile, Rung, Tls
     from sidecar.errors import ClientError
     from sidecar.exchange import Exchange
     from sidecar.pipeline import Handler, Services
@@ -63,6 +64,7 @@ class EgressPlane:
             self.tunnels,
             services,
             unlisted=config.egress.unlisted,
+            others=pools((it for it in loaded.policies if it.direction == "egress"), self._other),
         )
         self.authority = self._authority()
         self._limits = limits
@@ -76,18 +78,25 @@ class EgressPlane:
     def _pools(self, policy: PolicyFile) -> dict[str, Upstream]:
         """The pools of a policy file, as `EgressRoutes` takes them."""
         if policy.upstream is not None:
-            return {"": self._pool(policy.name, policy, policy.upstream)}
-        pools = {}
+            return {"": self._pool(policy.name, policy.upstream, policy.connect_to, policy.tls)}
+        found = {}
         for listed in policy.hosts:
             host, _, port = listed.partition(":")
             name = policy.name if len(policy.hosts) == 1 else f"{policy.name}/{listed}"
-            pools[listed] = self._pool(name, policy, Url("https", host, int(port or 443)))
-        return pools
+            url = Url("https", host, int(port or 443))
+            found[listed] = self._pool(name, url, policy.connect_to, policy.tls, listed=True)
+        return found
 
-    def _pool(self, name: str, policy: PolicyFile, url: Url) -> Upstream:
+    def _other(self, name: str, rung: Rung) -> Upstream:
+        """The pool of an upstream that a fallback asks."""
+        return self._pool(name, *rung.target)
+
+    def _pool(
+        self, name: str, url: Url, connect_to: Address | None, tls: Tls, *, listed: bool = False
+    ) -> Upstream:
+        """`listed`: the URL is made of a host that the file lists, no address of its own."""
         context = None
         if url.scheme == "https":
-            tls = policy.tls
             try:
                 context = tls_context(tls.ca, tls.cert, tls.key, verify=tls.verify)
             except (OSError, ssl.SSLError) as error:
@@ -96,22 +105,21 @@ class EgressPlane:
         cells.external = True
         upstream = Upstream(
             name,
-            policy.connect_to or url.address,
+            connect_to or url.address,
             clock=self._clock,
             ids=self._ids,
             cells=cells,
             tls=context,
             server_name=url.host,
-            resolve=self._resolve_of(policy),
+            resolve=self._resolve_of(connect_to or (None if listed else url.address)),
             egress=True,
             url=url,
         )
         self.upstreams.append(upstream)
         return upstream
 
-    def _resolve_of(self, policy: PolicyFile) -> Resolve:
+    def _resolve_of(self, named: Address | None) -> Resolve:
         """An address that a policy file itself gives is as good as listed; a name may lead anywhere."""
-        named = policy.connect_to or (policy.upstream.address if policy.upstream is not None else None)
         return system_resolve if named is not None and named.literal else self._dial.find
 
     def _authority(self) -> Authority | None:

@@ -165,6 +165,7 @@ class CacheMissed(Rejection):
     status = 504
     code = "only_if_cached"
     title = "Nothing is stored that could answer"
+    verdict = Verdict.CLIENT  # it is the answer that was asked for
 
 
 class ClientError(SidecarError):

@@ -375,6 +375,7 @@ class Exchange:
         "request_id",
         "retry_after",
         "route",
+        "rung",
         "sent",
         "started",
         "traceparent",
@@ -418,6 +419,8 @@ class Exchange:
         """State of the breaker when it last let this exchange through or refused it."""
         self.cache = ""
         """What the cache did: hit, stale, updating, revalidated, collapsed, miss or bypass."""
+        self.rung = ""
+        """Which step of the ladder answered: stale, upstream, respond or problem; empty: none was needed."""
         self.error: SidecarError | None = None
         self.upstream_seconds = 0.0
         """Seconds from the start of the last attempt to its response headers."""
@@ -435,6 +438,18 @@ class Exchange:
         """Set by `observe`; the listener calls it once, when the answer is over, with how it ended."""
         self.informational: Callable[[int, list[Line]], None] | None = None
         """Passes a 1xx on to the client, while that is still possible."""
+
+    def child(self, request: Request, now: float) -> Exchange:
+        """An exchange for another request on behalf of this one, with a start and an outcome of its own."""
+        child = Exchange(request, self.client, now)
+        child.request_id = self.request_id
+        child.id_line = self.id_line
+        child.traceparent = self.traceparent
+        child.forwarded = self.forwarded
+        child.route = self.route
+        child.plane = self.plane
+        child.policy = self.policy
+        return child
 
     def note(self, layer: str, decision: str) -> None:
         """Adds to the decision trail: which layer, and what out of the ordinary it decided.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from sidecar.alternates import compile_route
 from sidecar.caching.control import purging
 from sidecar.config.addresses import Network, within
 from sidecar.config.schema import Route
 from sidecar.layers import observe
-from sidecar.pipeline import Handler, Place, Services, compile_pipeline
+from sidecar.pipeline import Handler, Place, Services
 from sidecar.routing import Matcher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sidecar.alternates import Pools
     from sidecar.config.schema import PolicyFile
     from sidecar.exchange import Exchange
     from sidecar.upstreams.pool import Upstream
@@ -36,15 +39,23 @@ class Generation:
         app: Upstream,
         services: Services,
         purgers: Sequence[Network] = (),
+        others: Pools = MappingProxyType({}),
     ) -> None:
-        """`upstreams` by the name of the policy file; `purgers` are those who may PURGE what is stored."""
+        """`upstreams` by the name of the policy file; `others` are those that fallbacks name.
+
+        `purgers` are those who may PURGE what is stored.
+        """
         routes = [
             (policy, route) for policy in policies if policy.direction == "ingress" for route in policy.routes
         ]
         self._match = Matcher([route.match for _, route in routes]).match
         self._names = [route.name for _, route in routes]
-        self._handlers = [_compile(route, upstreams[policy.name], services) for policy, route in routes]
-        self._unmatched = _compile(_UNMATCHED_ROUTE, app, services)
+
+        def compiled(route: Route, upstream: Upstream) -> Handler:
+            return compile_route(Place(route, upstream.name, services), upstream, others)
+
+        self._handlers = [compiled(route, upstreams[policy.name]) for policy, route in routes]
+        self._unmatched = compiled(_UNMATCHED_ROUTE, app)
         self._purgers = purgers if services.caching.in_use else ()
         self._purge = observe.layer(Place(_PURGE_ROUTE, app.name, services))(purging(services.caching))
 
@@ -58,8 +69,3 @@ class Generation:
             return self._unmatched
         exchange.route = self._names[index]
         return self._handlers[index]
-
-
-def _compile(route: Route, upstream: Upstream, services: Services) -> Handler:
-    place = Place(route=route, upstream=upstream.name, services=services)
-    return compile_pipeline(place, upstream.handler(route.idle))

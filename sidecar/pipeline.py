@@ -7,9 +7,9 @@ the route does not ask for it: a policy that a route does not name adds no frame
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from sidecar.exchange import Exchange, Response
 
@@ -49,6 +49,8 @@ class Place:
     policy: str = ""
     """The policy file; empty for requests that no file speaks of."""
     plane: Literal["ingress", "egress"] = "ingress"
+    alternates: tuple[Handler, ...] = ()
+    """The other upstreams that the route's `fallback` names, in its order, each with its own layers."""
 
 
 class Step(NamedTuple):
@@ -65,12 +67,18 @@ def _order() -> tuple[Step, ...]:
         classify,
         concurrency_limit,
         deadline,
+        fallback,
         observe,
         retry,
     )
 
     return (
         Step("observe", "sees every final outcome, and turns errors into responses", observe.layer),
+        Step(
+            "fallback",
+            "above cache: a stale answer goes first, and a fallback is never stored",
+            fallback.layer,
+        ),
         Step("cache", "above deadline and retry: one coalesced fill for all who wait", cache.layer),
         Step("deadline", "only sets a value: retry and the attempt's timer read it", deadline.layer),
         Step("retry", "above the breaker: attempts are judged singly", retry.layer),
@@ -85,10 +93,28 @@ ORDER: tuple[Step, ...] = _order()
 """Outermost first."""
 
 
+WITHOUT_UPSTREAM: Final = frozenset({"observe", "rate_limit"})
+"""The layers of a route that answers by itself: none that looks after an upstream."""
+_ABOVE_ATTEMPTS: Final = frozenset({"observe", "rate_limit", "fallback", "cache"})
+"""The layers that a request goes through once, whichever upstream is asked."""
+
+
+def _steps(route: Route) -> list[Step]:
+    return [step for step in ORDER if route.respond is None or step.name in WITHOUT_UPSTREAM]
+
+
 def compile_pipeline(place: Place, upstream: Handler) -> Handler:
     """Composes the layers that the route names around `upstream`."""
-    handler = upstream
-    for step in reversed(ORDER):
+    return _compose(place, _steps(place.route), upstream)
+
+
+def compile_alternate(place: Place, upstream: Handler) -> Handler:
+    """The same for an upstream that a fallback asks: without the layers that the request is in already."""
+    return _compose(place, [step for step in ORDER if step.name not in _ABOVE_ATTEMPTS], upstream)
+
+
+def _compose(place: Place, steps: Sequence[Step], handler: Handler) -> Handler:
+    for step in reversed(steps):
         layer = step.layer(place)
         if layer is not None:
             handler = layer(handler)
@@ -98,4 +124,4 @@ def compile_pipeline(place: Place, upstream: Handler) -> Handler:
 
 def composed(place: Place) -> list[Step]:
     """The steps of a route's pipeline, outermost first: what `sidecar routes` prints."""
-    return [step for step in ORDER if step.layer(place) is not None]
+    return [step for step in _steps(place.route) if step.layer(place) is not None]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sidecar.decisions.backoff import Backoff
 from sidecar.decisions.breaker import Breaker
 from sidecar.decisions.concurrency import FixedLimit
+from sidecar.decisions.health import Health
 from sidecar.decisions.quantile import Quantile
 from sidecar.decisions.retry_budget import UNLIMITED, Budget, RetryBudget
 from sidecar.queueing import Gate
@@ -32,6 +33,7 @@ class State:
         self._budgets: dict[Hashable, Budget] = {}
         self._gates: dict[Hashable, Gate] = {}
         self._backoffs: dict[Hashable, Backoff] = {}
+        self._healths: dict[Hashable, Health] = {}
         self._latencies: dict[Hashable, Quantile] = {}
         self._labels: dict[tuple[str, str], Hashable] = {}
 
@@ -96,3 +98,7 @@ class State:
             gate = self._gates[key] = Gate(FixedLimit(settings.max), settings.queue, self._clock)
         self._metrics.watch_limit(self._label("limit", upstream, route, settings), gate.limit)
         return gate
+
+    def health(self, upstream: str, route: str) -> Health:
+        """How the upstream does, as the fills of one route's cache have seen it."""
+        return self._healths.setdefault((upstream, route), Health())

@@ -8,6 +8,7 @@ from sidecar.decisions.asked import PLAIN, Asked
 from sidecar.decisions.conditional import Condition, evaluate, not_modified_headers
 from sidecar.decisions.freshness import age
 from sidecar.decisions.ranges import select
+from sidecar.decisions.verdict import Verdict
 from sidecar.exchange import Response
 from sidecar.headers import Kind, Line
 
@@ -44,7 +45,8 @@ def answer(entry: Entry, request: Request, asked: Asked, now: float, status: byt
             return Response(part.status, lines, entry.body[part.start : part.stop])
     if request.method == "HEAD":
         length = Line(b"Content-Length", b"%d" % len(entry.body))
-        return Response(entry.status, [*headers, length, *_ours(entry, now, status)], reason=entry.reason)
+        lines = [*headers, length, *_ours(entry, now, status)]
+        return _judged(Response(entry.status, lines, reason=entry.reason), entry)
     return whole(entry, now, status)
 
 
@@ -54,7 +56,14 @@ def whole(entry: Entry, now: float, status: bytes) -> Response:
     if plain is None:
         plain = entry.plain = b"".join([line.wire for line in entry.headers if line.kind is Kind.PLAIN])
     ours = b"Age: %d\r\nCache-Status: %b\r\n" % (age(entry.lifetime, now), status)
-    return Response(entry.status, entry.headers, entry.body, reason=entry.reason, plain=plain + ours)
+    response = Response(entry.status, entry.headers, entry.body, reason=entry.reason, plain=plain + ours)
+    return response if entry.verdict == "ok" else _judged(response, entry)
+
+
+def _judged(response: Response, entry: Entry) -> Response:
+    """An origin may have its errors stored: they are errors still."""
+    response.verdict = Verdict(entry.verdict)
+    return response
 
 
 def _ours(entry: Entry, now: float, status: bytes) -> tuple[Line, Line]:

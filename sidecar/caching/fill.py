@@ -196,13 +196,7 @@ def child_of(exchange: Exchange, now: float, headers: list[Line] | None = None) 
             host=theirs.host,
             scheme=theirs.scheme,
         )
-    child = Exchange(request, exchange.client, now)
-    child.request_id = exchange.request_id
-    child.id_line = exchange.id_line
-    child.traceparent = exchange.traceparent
-    child.forwarded = exchange.forwarded
-    child.route = exchange.route
-    return child
+    return exchange.child(request, now)
 
 
 def report(child: Exchange, exchange: Exchange) -> None:

@@ -19,7 +19,7 @@ from sidecar.decisions.reuse import is_error
 from sidecar.decisions.storage import Storing, may_store, storable_headers
 from sidecar.decisions.vary import vary_names
 from sidecar.decisions.verdict import BY_STATUS, Verdict
-from sidecar.errors import SidecarError
+from sidecar.errors import CircuitOpen, ConnectFailed, SidecarError, UpstreamError
 from sidecar.exchange import Exchange, Response, Stream
 from sidecar.headers import Kind, Line
 from sidecar.stores.entry import Entry
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.decisions.asked import Asked
     from sidecar.decisions.freshness import Lifetime
+    from sidecar.decisions.health import Health
     from sidecar.exchange import Request
     from sidecar.pipeline import Handler
 
@@ -43,10 +44,11 @@ CAPABILITY: Final = Line(b"Surrogate-Capability", b'sidecar="Surrogate/1.0"')
 class Origin:
     """How one route's cache asks its origin."""
 
-    def __init__(self, route: RouteCache, inner: Handler, clock: Clock) -> None:
+    def __init__(self, route: RouteCache, inner: Handler, clock: Clock, health: Health) -> None:
         self._route = route
         self._inner = inner
         self._clock = clock
+        self._health = health
 
     def start(
         self,
@@ -129,11 +131,16 @@ class Origin:
         try:
             response = await self._inner(fill.exchange)
         except SidecarError as error:
+            self._failed(before, error)
             filled.error = error
             filled.shared = True
             fill.decided(filled)
             return
         received = clock.wall()
+        if is_error(response.status, response.verdict or BY_STATUS[response.status]):
+            self._failed(before, None)
+        else:
+            self._health.succeeded()
         dated(response, received)
         if validating is not None and response.status == 304:
             self._validated(fill, filled, asked, key, validating, response, (sent, received, since))
@@ -173,6 +180,14 @@ class Origin:
             route.caching.share(line)
             filled.stored = route.put(key, filled.key, filled.names, storing, since)
         fill.decided(filled)
+
+    def _failed(self, before: Entry | None, error: SidecarError | None) -> None:
+        """Remembers it of the URL, and of the origin where it is the origin's fault."""
+        now = self._clock.now()
+        if before is not None:
+            before.failed_at = now
+        if error is None or isinstance(error, UpstreamError | CircuitOpen):
+            self._health.failed(now, certain=isinstance(error, ConnectFailed | CircuitOpen))
 
     def _decide(
         self,

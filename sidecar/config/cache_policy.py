@@ -201,6 +201,12 @@ class Cache(Model):
         "nothing on that. `0`: never.",
         "6h",
     )
+    probe_interval: Duration | None = setting(
+        "5s",
+        "While the origin fails, what `stale_if_error` allows is served at once, and in this time one "
+        "request asks the origin, in the background; `off`: each request asks first.",
+        "1s",
+    )
     max_age_total: Duration | None = setting(
         None, "Nothing is kept longer than this, whatever else says.", "30d"
     )

@@ -10,7 +10,7 @@ from typing import Any, Final, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from sidecar.config.base import Model
-from sidecar.config.policy import Policy, PolicyFile, Route
+from sidecar.config.policy import Policy, PolicyFile, Route, Rung
 from sidecar.config.schema import Config
 from sidecar.config.validate import model_in
 
@@ -167,7 +167,10 @@ def _rows(model: type[Model], prefix: str) -> Iterator[tuple[str, FieldInfo, dic
         path = f"{prefix}{name}"
         yield path, field, schemas[name]
         below = model_in(field.annotation)
-        if below is not None and name != "routes":
+        if below is Rung:  # whose own mappings are described where they stand in a route
+            rung = below.model_json_schema()["properties"]
+            yield from ((f"{path}[].{key}", it, rung[key]) for key, it in below.model_fields.items())
+        elif below is not None and name != "routes":
             yield from _rows(below, f"{path}[]." if _is_list(field.annotation) else f"{path}.")
 
 
@@ -206,7 +209,7 @@ def _kind(schema: dict[str, Any]) -> str:
     if kind == "number" and "maximum" in schema:
         return "percentage"
     names = {"integer": "whole number", "boolean": "switch", "object": "mapping", "string": "text"}
-    return names.get(kind, kind)
+    return names.get(kind, kind) or "JSON"
 
 
 def _wide(schema: dict[str, Any]) -> dict[str, Any]:
@@ -229,4 +232,5 @@ def _written(value: object) -> str:
         return f"[{', '.join(_written(item) for item in value)}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {_written(it)}' for key, it in value.items())}}}"
-    return json.dumps(value) if isinstance(value, bool) else str(value)
+    quoted = isinstance(value, bool) or (isinstance(value, str) and "{" in value)
+    return json.dumps(value) if quoted else str(value)

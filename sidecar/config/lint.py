@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 
-from sidecar.config import cache_lint, classify_lint, listen_lint, retry_lint
-from sidecar.config.addresses import Network
+from sidecar.config import cache_lint, classify_lint, fallback_lint, listen_lint, retry_lint
+from sidecar.config.addresses import Address, Network, Url
 from sidecar.config.place import Place
-from sidecar.config.policy import PolicyFile, Route
+from sidecar.config.policy import PolicyFile, Route, Tls
 from sidecar.config.problems import Origin, Problem, listed
 from sidecar.config.schema import Config
 from sidecar.routing import covers
@@ -23,6 +23,9 @@ def config(settings: Config, files: Sequence[PolicyFile], origins: Mapping[str, 
         mend = 'write admin: {token: "${SIDECAR_ADMIN_TOKEN}"}, or listen on 127.0.0.1'
         found.append(place.error("listen.admin", f"not on loopback and without admin.token ({mend})"))
     found += listen_lint.listeners(settings, files, origins)
+    for policy in files:
+        if policy.upstream is None and policy.direction == "ingress":
+            found += fallback_lint.same_upstream(policy, origins, settings.app.url)
     for key, text in (
         ("proxies", "every client is believed (write the networks of your proxies)"),
         (
@@ -49,27 +52,45 @@ def policies(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list
         whole = Place(origins, f"policies.{policy.name}")
         found += _file(policy, whole)
         found += classify_lint.file(policy, whole)
+        found += fallback_lint.same_upstream(policy, origins)
         for route in policy.routes:
             path = f"routes.{route.name}"
             place = Place(origins, f"policies.{policy.name}.{path}", f"{path}.")
             found += _unreachable(route, place, earlier)
-            found += _times(route, place)
-            found += _breaker(route, place)
+            found += _attempts(route, place)
+            found += fallback_lint.route(route, place)
+            for index, rung in enumerate(route.fallback or ()):
+                if rung.upstream is not None:
+                    below = place.below(f"fallback.{index}")
+                    found += _attempts(rung.route(route), below)
+                    found += _upstream(rung.upstream, rung.connect_to, rung.tls, below)
             if route.cache is not None:
                 found += cache_lint.route(route, route.cache, place)
             found += classify_lint.route(route, place)
-            if route.retry is not None:
-                found += retry_lint.route(route, route.retry, place)
             earlier.append((route, place))
     return found
 
 
+def _attempts(route: Route, place: Place) -> Iterator[Problem]:
+    """Findings about how a route's upstream is asked."""
+    if route.respond is not None:
+        return
+    yield from _times(route, place)
+    yield from _breaker(route, place)
+    if route.retry is not None:
+        yield from retry_lint.route(route, route.retry, place)
+
+
 def _file(policy: PolicyFile, place: Place) -> Iterator[Problem]:
-    tls = policy.tls
     yield from listen_lint.direction(policy, place)
-    if policy.upstream is not None and policy.upstream.scheme == "http" and place.written("tls"):
+    yield from _upstream(policy.upstream, policy.connect_to, policy.tls, place)
+
+
+def _upstream(upstream: Url | None, connect_to: Address | None, tls: Tls, place: Place) -> Iterator[Problem]:
+    """Findings about where an upstream is."""
+    if upstream is not None and upstream.scheme == "http" and place.written("tls"):
         yield place.error("tls", "the upstream is plain HTTP (write an https:// upstream, or remove tls)")
-    if policy.upstream is not None and policy.upstream.unix is not None and policy.connect_to is not None:
+    if upstream is not None and upstream.unix is not None and connect_to is not None:
         yield place.error("connect_to", "the upstream is a Unix socket (remove one of the two)")
     if tls.key is not None and tls.cert is None:
         yield place.error("tls.key", "a key without its certificate (add cert)")

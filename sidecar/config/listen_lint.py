@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from sidecar.config import fallback_lint
 from sidecar.config.addresses import Address, Url
 from sidecar.config.place import Place
 from sidecar.config.policy import PolicyFile
@@ -70,6 +71,7 @@ def listeners(
             yield Place(origins, "").error("app.url", text)
         for policy in files:
             yield from _upstream(policy, one, Place(origins, f"policies.{policy.name}"))
+        yield from fallback_lint.own_listener(files, one.what, one.address, origins)
         if one.plane == "egress" and not one.address.loopback:
             yield one.place.warning(
                 one.key,

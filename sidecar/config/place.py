@@ -46,7 +46,12 @@ class Place:
     def path(self, key: str) -> str:
         return self.shown + re.sub(r"\.([0-9]+)", r"[\1]", key)
 
+    def below(self, key: str) -> Place:
+        """The part under `key`."""
+        return Place(self.origins, f"{self.prefix}.{key}", f"{self.path(key)}.")
+
     def inherited(self, key: str) -> bool:
         """Whether a route has all of the key's value from the `defaults` of its file."""
-        file = Place(self.origins, self.prefix.split(".routes.")[0])
-        return self.written(key) and self.origin(key) == file.origins.get(f"{file.prefix}.defaults.{key}")
+        file, _, route = f"{self.prefix}.{key}".partition(".routes.")
+        written = self.origins.get(f"{file}.defaults.{route.partition('.')[2]}")
+        return self.written(key) and self.origin(key) == written

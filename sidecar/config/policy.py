@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from sidecar.config.addresses import Listeners, Server, Target
+from sidecar.config.addresses import Address, Listeners, Server, Target, Url
 from sidecar.config.base import Model, required, section, setting
 from sidecar.config.cache_policy import Cache
 from sidecar.config.classify_policy import RuleList
 from sidecar.config.patterns import FileName, HeaderGlobs, HostName, HostPattern, Methods, Name, PathPattern
+from sidecar.config.respond_policy import FallingVerdicts, Respond
 from sidecar.config.retry_policy import IDEMPOTENT, Backoff, Budget, Hedge, Retry, RetryOn, Strategy
 from sidecar.config.units import Count, Duration, PositiveShare, Switch
 
@@ -27,6 +28,8 @@ __all__ = [
     "Retry",
     "RetryOn",
     "Route",
+    "Rung",
+    "RungTarget",
     "SlowCalls",
     "Strategy",
     "Tls",
@@ -96,9 +99,92 @@ class ConcurrencyLimit(Model):
     )
 
 
+class Tls(Model):
+    """TLS to the upstream. File names are relative to the policy file."""
+
+    ca: FileName | None = setting(None, "File of certificates to trust instead of the system's.", "ca.pem")
+    cert: FileName | None = setting(None, "File of the client certificate.", "client.pem")
+    key: FileName | None = setting(None, "File of its private key.", "client.key")
+    verify: Switch = setting(True, "Whether the upstream's certificate is checked.", False)
+
+
+class RungTarget(NamedTuple):
+    """An upstream that a step of a ladder asks."""
+
+    upstream: Url
+    connect_to: Address | None
+    tls: Tls
+
+
+class Rung(Model):
+    """A step of a ladder: another upstream that is asked instead, or an answer of the sidecar's own."""
+
+    on: FallingVerdicts = setting(
+        ("transient", "rate_limited", "quota"),
+        "Verdicts that the step is for, on an answer or an error. `auth` counts only where it is listed.",
+        ["quota"],
+    )
+    respond: Respond | None = setting(
+        None,
+        "The answer, from a template: nothing gets past it, so it is the last step for its verdicts.",
+        {"status": 200, "json": {"status": "OK", "id": "{id}"}},
+    )
+    upstream: Server | None = setting(
+        None,
+        "Another upstream that is asked the same. Its answer is taken unless it fails too. The keys below "
+        "are for it: it has none of the route's policies but the deadline.",
+        "https://backup.example.com",
+    )
+    connect_to: Target | None = setting(
+        None, "Address to connect to, whatever the upstream's name resolves to.", "10.0.0.8:443"
+    )
+    tls: Tls = section(Tls, "TLS to an https upstream.")
+    methods: Methods | None = setting(
+        None,
+        "Methods that may be sent there when the first upstream may have acted on the request already. "
+        "Absent: the idempotent ones, and those that `retry.methods` and `cache.methods` of the route name. "
+        "Any method is sent when the first got nothing.",
+        ["GET", "HEAD", "POST"],
+    )
+    deadline: Duration | None = setting(
+        None, "Time for this step. Absent: what is left of the route's deadline.", "10s"
+    )
+    attempt_timeout: Duration | None = setting(None, "As for a route.", "3s")
+    idle: Duration | None = setting("5m", "As for a route.", "30s", "off")
+    retry: Retry | None = setting(None, "As for a route.", {"attempts": 2})
+    circuit_breaker: CircuitBreaker | None = setting(
+        None, "As for a route; the breaker is this upstream's own.", {"consecutive": 3}
+    )
+    concurrency_limit: ConcurrencyLimit | None = setting(None, "As for a route.", {"max": 16})
+    classify: RuleList | None = setting(
+        None, "As for a route. Absent: the route's own.", [{"status": 404, "verdict": "negative"}]
+    )
+
+    @property
+    def target(self) -> RungTarget:
+        """Tells the pools of connections apart. Only of a step with `upstream`."""
+        assert self.upstream is not None
+        return RungTarget(self.upstream, self.connect_to, self.tls)
+
+    def route(self, route: Route) -> Route:
+        """The route as this step's upstream sees it: the step's policies instead of its own."""
+        own = {key: getattr(self, key) for key in Policy.model_fields.keys() & Rung.model_fields.keys()}
+        kept = {
+            "respond": None,
+            "deadline": self.deadline or route.deadline,
+            "classify": self.classify or route.classify,
+        }
+        return route.model_copy(update={**dict(Policy()), **own, **kept})
+
+
 class Policy(Model):
     """What can be done for a route. A key that is absent or `off` costs nothing."""
 
+    fallback: Annotated[tuple[Rung, ...], Field(min_length=1)] | None = setting(
+        None,
+        "Ladder: what is tried, step by step, when there is no good answer and no stale one.",
+        [{"upstream": "https://backup.example.com"}, {"respond": {"status": 503, "text": "Later."}}],
+    )
     cache: Cache | None = setting(
         None, "Cache: `{}` for what the origin allows (RFC 9111) and nothing else.", {"ttl": "30m"}
     )
@@ -124,6 +210,11 @@ class Policy(Model):
         "rules of the file; a list takes their place.",
         [{"json": {"status": "OVER_QUERY_LIMIT"}, "verdict": "rate_limited"}],
     )
+    respond: Respond | None = setting(
+        None,
+        "The sidecar answers by itself: no upstream, and no other policy, has a part in it.",
+        {"status": 503, "headers": {"Retry-After": "60"}},
+    )
 
 
 class Route(Policy):
@@ -131,15 +222,6 @@ class Route(Policy):
 
     name: Name = required("Unique over all policy files: the route's label in metrics and logs.", "matching")
     match: Match = section(Match, "Which requests it is for. The first route that matches wins.")
-
-
-class Tls(Model):
-    """TLS to the upstream. File names are relative to the policy file."""
-
-    ca: FileName | None = setting(None, "File of certificates to trust instead of the system's.", "ca.pem")
-    cert: FileName | None = setting(None, "File of the client certificate.", "client.pem")
-    key: FileName | None = setting(None, "File of its private key.", "client.key")
-    verify: Switch = setting(True, "Whether the upstream's certificate is checked.", False)
 
 
 class PolicyFile(Model):

@@ -185,10 +185,21 @@ class _Reader:
                 first_at = f"line {first.key.line}, column {first.key.col}"
                 self.problem(mark, here, f"the key is there twice (the first is at {first_at})")
                 continue
+            if _JSON.search(f"{path}.") and _is_variable(node):
+                mend = f'quote a variable: "{{{name}}}"'
+                self.problem(mark, here, f"there is no value ({mend})")
+                continue
             value = self.node(value_node, here, depth + 1)
             if value is not None:
                 entries[name] = Entry(Origin(self.file, mark.line + 1, mark.column + 1), value)
         return Tree(entries, origin, path)
+
+
+def _is_variable(node: yaml.MappingNode) -> bool:
+    """`{name}`, meant as a template's variable: to YAML it is a mapping with a key and no value."""
+    [(key, value), *more] = node.value
+    nothing = isinstance(value, yaml.ScalarNode) and value.start_mark.index == key.end_mark.index
+    return bool(node.flow_style) and not more and nothing
 
 
 def _syntax(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:

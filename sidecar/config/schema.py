@@ -27,9 +27,12 @@ from sidecar.config.policy import (
     Retry,
     RetryOn,
     Route,
+    Rung,
+    RungTarget,
     SlowCalls,
     Tls,
 )
+from sidecar.config.respond_policy import Respond
 from sidecar.config.units import Count, Delay, Duration, Size, Switch, wrong
 from sidecar.stores.redis_url import parse as parse_redis_url
 
@@ -63,9 +66,12 @@ __all__ = [
     "Policy",
     "PolicyFile",
     "QueryKey",
+    "Respond",
     "Retry",
     "RetryOn",
     "Route",
+    "Rung",
+    "RungTarget",
     "Settings",
     "SlowCalls",
     "Tls",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from sidecar.config.flow import flow
 from sidecar.config.load import Loaded
 from sidecar.config.problems import SECRET, Origin
 from sidecar.config.schema import Match, PolicyFile
+
+_JSON: Final = ".json"
+"""Ends the path of what is JSON: shown in one piece."""
 
 
 def settings_of(
@@ -18,22 +21,31 @@ def settings_of(
     rows: list[tuple[str, str, str]] = []
 
     def visit(path: str, value: object) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                visit(f"{path}.{key}" if path else key, inner)
-            return
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            for index, item in enumerate(value):
-                at = f"{prefix}.{path}.{index}"
-                said = {key: inner for key, inner in item.items() if inner not in (None, [], {})}
-                rows.append((f"{path}[{index}]", flow(said, at, origins), origins[at].short))
-            return
         full = f"{prefix}.{path}"
         origin = origins.get(full)
-        rows.append((path, value_of(value, full, origins), origin.short if origin else "default"))
+        if isinstance(value, dict) and not path.endswith(_JSON):
+            for key, inner in value.items():
+                visit(f"{path}.{key}" if path else key, inner)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for index, item in enumerate(value):
+                at = f"{full}.{index}"
+                said = _written(item, at, origins)
+                rows.append((f"{path}[{index}]", flow(said, at, origins), origins[at].short))
+        else:
+            shown = (flow if path.endswith(_JSON) and origin else value_of)(value, full, origins)
+            rows.append((path, shown, origin.short if origin else "default"))
 
     visit("", values)
     return rows
+
+
+def _written(item: Mapping[str, Any], at: str, origins: Mapping[str, Origin]) -> dict[str, Any]:
+    """What the file says of an item of a list: its defaults are the same for all."""
+    said = {key: inner for key, inner in item.items() if f"{at}.{key}" in origins and inner is not None}
+    return {
+        key: _written(inner, f"{at}.{key}", origins) if isinstance(inner, dict) and key != "json" else inner
+        for key, inner in said.items()
+    }
 
 
 def value_of(value: object, path: str, origins: Mapping[str, Origin]) -> str:

@@ -210,6 +210,10 @@ def _whole(least: int, most: int) -> Callable[[object], int]:
     return parse
 
 
+answer_status = _whole(200, 599)
+"""A final status (RFC 9110, 15). Raises PydanticCustomError."""
+
+
 def _amount(value: object) -> float:
     text = str(value).strip()
     if isinstance(value, bool) or not re.fullmatch(_NUMBER, text):

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from sidecar.config.base import Model
 from sidecar.config.json_value import Quoted
-from sidecar.config.policy import Policy, PolicyFile, Route
+from sidecar.config.policy import Policy, PolicyFile, Route, Rung
 from sidecar.config.positions import Items, Node, Scalar, Tree
 from sidecar.config.problems import SECRET, Origin, Problem, listed, suggestion
 from sidecar.config.schema import Config
@@ -177,6 +177,8 @@ def _places(model: type[Model]) -> Mapping[str, tuple[str, ...]]:
 
     def visit(here: type[Model], name: str) -> None:
         for key, field in here.model_fields.items():
+            if here is Rung and key in Policy.model_fields:
+                continue  # known by the route's own
             place = "defaults or a route" if here is Route and key in Policy.model_fields else name
             if place not in places.get(key, ()):
                 places[key] = (*places.get(key, ()), place)

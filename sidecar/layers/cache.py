@@ -8,7 +8,7 @@ all who wait. It decides alone what is stored and who is given it; what the rule
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sidecar.caching.answers import answer, marked
 from sidecar.caching.cache import RouteCache
@@ -21,6 +21,7 @@ from sidecar.decisions.cache_status import Forward, hit, member
 from sidecar.decisions.conditional import Condition, evaluate, not_modified_headers
 from sidecar.decisions.freshness import ttl
 from sidecar.decisions.groups import invalidated_groups
+from sidecar.decisions.health import failed_lately
 from sidecar.decisions.invalidation import SAFE, Uri, invalidated
 from sidecar.decisions.refresh import refresh_due
 from sidecar.decisions.reuse import Use, is_error, judge_use, may_serve_on_error
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from sidecar.exchange import Exchange, Request
     from sidecar.pipeline import Handler, Layer, Place
 
+_ERRORS: Final = frozenset({"transient", "rate_limited", "quota"})
 MOST_ROUNDS = 3
 """Fills that a request joins in vain (other variants, answers for one client) before it goes alone."""
 
@@ -111,11 +113,13 @@ class _Cache:
         self._cells = place.services.metrics.route(place.route.name, place.upstream)
         self._methods = frozenset(place.route.cache.methods if place.route.cache else ())
         self._ahead = place.route.cache.refresh_ahead if place.route.cache else None
+        self._health = place.services.state.health(place.upstream, place.route.name)
+        self._probe = place.route.cache.probe_interval if place.route.cache else None
         self._simple = not route.settings.key.headers and route.settings.key.body is None
 
     def around(self, inner: Handler) -> Handler:
         self._inner = inner
-        self._origin = Origin(self._route, inner, self._clock)
+        self._origin = Origin(self._route, inner, self._clock, self._health)
         return self.handle
 
     async def handle(self, exchange: Exchange) -> Response:
@@ -152,6 +156,11 @@ class _Cache:
                 if response is not None:
                     entry.used += 1
                     self._served(exchange, use, asked, key, place, entry, now)
+                    return response
+            if use is Use.VALIDATE and entry is not None and self._in_vain(entry, asked, now):
+                response = self._stale(exchange, entry, asked, now, forward=None)
+                if response is not None:
+                    self._refresh(exchange, asked, key, place, entry)
                     return response
             if use is Use.ONLY_IF_CACHED:
                 self._count(exchange, "miss")
@@ -202,13 +211,34 @@ class _Cache:
             self._count(exchange, "stale")
 
     def _refresh(self, exchange: Exchange, asked: Asked, key: bytes, place: bytes, entry: Entry) -> None:
-        """Exactly one fill in the background; nobody waits for it."""
-        if exchange.request.method == "HEAD":
+        """Exactly one fill in the background; nobody waits for it. None while one failed just before."""
+        if exchange.request.method == "HEAD" or not self._worth_asking(entry):
             return
         line = self._line(exchange.request, asked, place)
         if self._caching.fills.find(line) is None:
             self._caching.want(self._route.name, exchange.request, entry.used)
             self._origin.start(exchange, asked, key, line, entry, solo=False)
+
+    def _in_vain(self, entry: Entry, asked: Asked, now: float) -> bool:
+        """Asking the origin would most likely end in what is stored, after a wait.
+
+        Only where the origin or the policy states `stale-if-error`, and the client asks for nothing else.
+        """
+        interval = self._probe
+        if interval is None or asked.directives is not NOTHING_ASKED or now >= entry.lifetime.sie_until:
+            return False
+        at = self._clock.now()
+        failing = self._health.failing(at, interval) or failed_lately(entry.failed_at, at, interval)
+        return failing and _spare(entry, asked, now)
+
+    def _worth_asking(self, entry: Entry) -> bool:
+        interval = self._probe
+        if interval is None:
+            return True
+        at = self._clock.now()
+        if self._health.failing(at, interval):
+            return self._health.may_probe(at, interval)
+        return at - entry.failed_at >= interval or not entry.failed_at
 
     async def _from_origin(
         self, exchange: Exchange, asked: Asked, found: _Found, *, solo: bool
@@ -231,7 +261,7 @@ class _Cache:
         error = filled.error
         if error is not None:
             if entry is not None and self._stands_in(entry, asked, now, error):
-                return self._stale(exchange, entry, asked, now, None) or ()
+                return self._stale(exchange, entry, asked, now) or ()
             self._count(exchange, "miss")
             if joined and isinstance(error, SidecarError):
                 exchange.note("cache", f"collapsed;error={error.code}")
@@ -241,10 +271,10 @@ class _Cache:
         response = filled.take()
         verdict = response.verdict or BY_STATUS[response.status]
         failed = response.degraded or is_error(response.status, verdict)
-        if failed and entry is not None and may_serve_on_error(entry.lifetime, asked.directives, now):
+        if failed and entry is not None and _spare(entry, asked, now):
             status = response.status
             response.close()
-            return self._stale(exchange, entry, asked, now, status) or ()
+            return self._stale(exchange, entry, asked, now, status=status) or ()
         self._count(exchange, "collapsed" if joined else "miss")
         return self._conditional(
             exchange,
@@ -289,17 +319,25 @@ class _Cache:
         disconnected = isinstance(error, ConnectFailed | ConnectionReset) or not isinstance(
             error, UpstreamError
         )
-        return may_serve_on_error(entry.lifetime, asked.directives, now, disconnected=disconnected)
+        return _spare(entry, asked, now, disconnected=disconnected)
 
     def _stale(
-        self, exchange: Exchange, entry: Entry, asked: Asked, now: float, status: int | None
+        self,
+        exchange: Exchange,
+        entry: Entry,
+        asked: Asked,
+        now: float,
+        *,
+        forward: Forward | None = Forward.STALE,
+        status: int | None = None,
     ) -> Response | None:
-        self._count(exchange, "stale")
-        shown = member(
-            Forward.STALE, forward_status=status, ttl=ttl(entry.lifetime, now), detail="stale-if-error"
-        )
+        """In place of an error; `forward` None where the origin was not asked."""
+        shown = member(forward, forward_status=status, ttl=ttl(entry.lifetime, now), detail="stale-if-error")
         response = answer(entry, exchange.request, asked, now, shown)
         if response is not None:
+            self._count(exchange, "stale")
+            self._cells.fell_back("stale")
+            exchange.rung = "stale"
             response.add(Line(b"Sidecar-Degraded", b"stale"))
         return response
 
@@ -320,12 +358,13 @@ class _Cache:
     async def _pass(self, exchange: Exchange, forward: Forward = Forward.METHOD) -> Response:
         """Past the cache; an unsafe method may make what is stored invalid."""
         sent = self._clock.wall()
+        exchange.cache = outcome = "bypass" if forward in (Forward.METHOD, Forward.BYPASS) else "miss"
         response = await self._inner(exchange)
         dated(response, self._clock.wall())
         invalidate(self._caching, exchange.request, response, self._methods)
         if exchange.request.method == "POST":
             self._origin.names_itself(exchange.request, response, sent)
-        self._count(exchange, "bypass" if forward in (Forward.METHOD, Forward.BYPASS) else "miss")
+        self._count(exchange, outcome)
         return marked(response, member(forward, forward_status=response.status))
 
     async def _head(self, exchange: Exchange, key: bytes, forward: Forward, entry: Entry | None) -> Response:
@@ -338,6 +377,13 @@ class _Cache:
     def _count(self, exchange: Exchange, outcome: str) -> None:
         exchange.cache = outcome
         self._cells.cached(outcome)
+
+
+def _spare(entry: Entry, asked: Asked, now: float, *, disconnected: bool = False) -> bool:
+    """Whether it may stand in for an error. A stored error is no better than another."""
+    if entry.verdict in _ERRORS:
+        return False
+    return may_serve_on_error(entry.lifetime, asked.directives, now, disconnected=disconnected)
 
 
 def _credential(request: Request) -> bytes:

@@ -41,6 +41,8 @@ class Entry:
     """Revalidations in a row that found nothing new: adaptive TTL and refresh-ahead look at it."""
     used: int = 0
     """Hits since stored; in memory only."""
+    failed_at: float = 0.0
+    """`Clock.now()` when the origin last failed to bring it up to date, 0 for never; in memory only."""
     plain: bytes | None = None
     """The lines as they are sent, joined at the first use; in memory only."""
 

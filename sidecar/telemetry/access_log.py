@@ -45,9 +45,9 @@ class Stack:
 
 NO_LAYERS: Final = Stack()
 
-Facts = tuple[int, str, str, bytes, str, str, str, int, str, str, str, str | None, Stack]
+Facts = tuple[int, str, str, bytes, str, str, str, int, str, str, str, str | None, str, Stack]
 """What many lines have in common: status, end, method, target, client, route, upstream, attempts, verdict,
-breaker, cache, error, layers."""
+breaker, cache, error, rung, layers."""
 _ATTEMPTS = 7
 
 Record = tuple[
@@ -143,6 +143,7 @@ class AccessLog:
                     exchange.breaker,
                     exchange.cache,
                     None if error is None else error.code,
+                    exchange.rung,
                     stack,
                 ),
                 exchange.request_id,
@@ -201,14 +202,14 @@ class AccessLog:
     def _learn(self, facts: Facts) -> tuple[str, str]:
         """The members that many lines have in common, and the trail of those without notes."""
         status, how, method, target, client, route, upstream, attempts, verdict, *_ = facts
-        breaker, cache, error, stack = facts[9:]
+        breaker, cache, error, rung, stack = facts[9:]
         path = quote(_shown(target))[1:-1]
         known = (
             f'"level":"{level_of(status, how)}","logger":"{LOGGER}","message":"{method} {path} {status}",'
             f'"client":{quote(client)},"method":"{method}","path":"{path}","route":"{route}",'
             f'"status":{status},"upstream":{_or_null(upstream)},"attempts":{attempts},'
             f'"verdict":{_or_null(verdict)},"breaker":{_or_null(breaker)},"cache":{_or_null(cache)},'
-            f'"error":{_or_null(error)},"end":"{how}"'
+            f'"error":{_or_null(error)},"rung":{_or_null(rung)},"end":"{how}"'
         )
         came_to = trail.Facts(status, how, attempts, verdict, cache, error or "")
         both = (known, quote(trail.compose(stack.layers, came_to)))
@@ -220,7 +221,7 @@ class AccessLog:
 
     def _trail(self, facts: Facts, notes: list[tuple[str, str]]) -> str:
         """The trail of a request that something was noted of: of the same, most of the time."""
-        status, how, _, _, _, _, _, attempts, verdict, _, cache, error, stack = facts
+        status, how, _, _, _, _, _, attempts, verdict, _, cache, error, _, stack = facts
         key = (stack, status, how, attempts, verdict, cache, error, *notes)
         known = self._trails.get(key)
         if known is None:
@@ -233,7 +234,8 @@ class AccessLog:
 
     def _console(self, record: Record, epoch: float) -> bytes:
         ended, facts, request_id, _, started, _, _, notes, _, sent = record
-        status, how, method, target, _, route, upstream, attempts, verdict, breaker, cache, error, _ = facts
+        status, how, method, target, _, route, upstream, attempts, verdict, *_ = facts
+        breaker, cache, error, rung, _ = facts[9:]
         level = level_of(status, how)
         time = self._stamp(epoch + ended)[11:-1]
         rest = [
@@ -250,6 +252,8 @@ class AccessLog:
             rest.append(f"breaker={breaker}")
         if error is not None:
             rest.append(f"error={error}")
+        if rung:
+            rest.append(f"rung={rung}")
         if how != "done":
             rest.append(f"end={how}")
         rest.extend(f"{layer};{decision}" for layer, decision in notes or ())

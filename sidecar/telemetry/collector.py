@@ -157,6 +157,12 @@ class Collector(CollectorBase):
             ("route",),
             (((name,), _hit_rate(cells.cache)) for name, cells in routes.items() if cells.cache),
         )
+        yield self._counter(
+            "fallbacks",
+            "Requests without a good answer, by route and by what was answered instead.",
+            ("route", "rung"),
+            _reasons((name, cells.fallbacks) for name, cells in routes.items()),
+        )
         for name, text, attribute in (
             (
                 "circuit_breaker_rejections",

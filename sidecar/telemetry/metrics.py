@@ -93,6 +93,7 @@ class RouteCells:
         "clients_gone",
         "durations",
         "errors",
+        "fallbacks",
         "hedges",
         "limit_rejections",
         "name",
@@ -117,6 +118,8 @@ class RouteCells:
         self.breaker_rejections = 0
         self.cache: dict[str, int] = {}
         """Requests by what the cache did with them."""
+        self.fallbacks: dict[str, int] = {}
+        """Answers by the rung of the ladder that gave them; those that needed none are not counted."""
         self.limit_rejections = 0
         self.shadow_rejections: dict[str, int] = {}
         """By layer: what a policy in shadow mode would have refused."""
@@ -164,6 +167,10 @@ class RouteCells:
 
     def cached(self, outcome: str) -> None:
         self.cache[outcome] = self.cache.get(outcome, 0) + 1
+
+    def fell_back(self, rung: str) -> None:
+        """There was no good answer: this rung's goes to the client."""
+        self.fallbacks[rung] = self.fallbacks.get(rung, 0) + 1
 
     def breaker_rejected(self) -> None:
         self.breaker_rejections += 1

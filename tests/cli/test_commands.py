@@ -211,6 +211,76 @@ routes:
 """
 
 
+RESPOND_KEYS = ("status", "json", "text")  # `headers` has no entry: nothing to show
+LADDER = """\
+name: shop
+routes:
+  - name: cart
+    match: {path: "/cart/{id}"}
+    fallback:
+      - {on: [quota], upstream: "http://b.example.com", deadline: 2s, retry: {attempts: 2}}
+      - respond:
+          status: 503
+          headers: {Retry-After: 10}
+          json: {id: "{id}", "n": [1, null, true, "1"], token: "${TOKEN:-t}"}
+  - name: gone
+    match: {path: /gone}
+    respond: {status: 410, text: "${TOKEN:-t}"}
+"""
+
+
+def test_explain_of_a_ladder(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each step as it is written, with its place; an answer as it would be written."""
+    Path("shop.yaml").write_text(LADDER, encoding="utf-8")
+    assert main(["explain", "GET", "/cart/7"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.split(r" {2,}", line) for line in lines if line.startswith("fallback")] == [
+        [
+            "fallback[0]",
+            '{on: [quota], upstream: "http://b.example.com", deadline: 2s, retry: {attempts: 2}}',
+            "shop.yaml:6",
+        ],
+        [
+            "fallback[1]",
+            (
+                '{respond: {status: 503, headers: {Retry-After: "10"}, '
+                'json: {id: "{id}", n: [1, null, true, "1"], token: t}}}'
+            ),
+            "shop.yaml:7",
+        ],
+    ]
+
+
+def test_explain_of_a_route_that_answers_by_itself(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """No upstream, and no policy that has no part in it."""
+    Path("shop.yaml").write_text(LADDER, encoding="utf-8")
+    assert main(["explain", "GET", "/gone"]) == 0
+    keys = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert keys == ["route", "match", "policy", "pipeline", *(f"respond.{key}" for key in RESPOND_KEYS)]
+
+
+def test_routes_shows_who_answers(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """A ladder is a layer; a route that answers by itself has none but those above upstreams."""
+    Path("shop.yaml").write_text(LADDER, encoding="utf-8")
+    assert main(["routes"]) == 0
+    shown = capsys.readouterr().out
+    assert "observe > fallback > classify\n" in shown
+    assert "  gone  any method /gone       observe > respond\n" in shown
+
+
+@pytest.mark.parametrize("url", ["/cart/7", "/gone"])
+def test_explain_hides_what_is_secret_in_an_answer(
+    url: str, shop: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However deep within it."""
+    Path("shop.yaml").write_text(LADDER, encoding="utf-8")
+    monkeypatch.setenv("TOKEN", "hunter2")
+    assert main(["explain", "GET", url]) == 0
+    shown = capsys.readouterr().out
+    assert "hunter2" not in shown
+    assert "***" in shown
+
+
 def cache_key(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What `explain` says of the cache key."""
     assert main(["explain", *arguments]) == 0
@@ -385,7 +455,10 @@ def test_the_layers_that_are_shown_are_those_that_are_composed(monkeypatch: pyte
         Route(name="any", retry={}),
         Route(name="any", circuit_breaker={}),
         Route(name="any", concurrency_limit={"max": 1}),
+        Route(name="any", fallback=[{"respond": {}}]),
+        Route(name="any", deadline=1, retry={}, respond={"status": 503}),
     ]
     for route in [*(route for policy in load(None, {}).policies for route in policy.routes), *single]:
         steps = composed(Place(route=route, upstream="app", services=services))
-        assert pipeline_names(route) == [step.name for step in steps]
+        ends = ["respond"] if route.respond is not None else []
+        assert pipeline_names(route) == [step.name for step in steps] + ends

@@ -170,6 +170,8 @@ def test_the_shipped_files_are_fine(environment: str, monkeypatch: pytest.Monkey
         ("GET /api/v1/health", "health"),
         ("GET /api/v3/health", "health"),
         ("GET /api/v2/maps/health", "maps-health"),
+        ("GET /api/job-parser/health", "job-parser"),
+        ("POST /api/cv-parser/parse", "cv-parser"),
         ("GET /docs", "docs"),
         ("GET /docs/oauth2-redirect", "docs"),
         ("GET /openapi.json", "openapi"),

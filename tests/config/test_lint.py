@@ -68,6 +68,30 @@ def warnings(routes: str, main: str = "policies: [p.yaml]\n") -> list[str]:
         "routes: [{name: cart, cache: {ttl: 7d, max_age_total: 7d}}]",
         "routes: [{name: cart, cache: {ttl: 1m, adaptive_ttl: {min: 1m, max: 1m}, refresh_ahead: 80%}}]",
         "routes: [{name: cart, match: {path: '/cart*'}, cache: {tags: [cart], warm: ['/cart/7?a=b']}}]",
+        "routes: [{name: cart, fallback: [{on: [quota], respond: {}}, {respond: {text: '{query.q}'}}]}]",
+        "routes: [{name: cart, fallback: [{on: [auth], respond: {}}, {respond: {}}]}]",
+        "routes: [{name: cart, fallback: [{upstream: 'http://b', deadline: 2s}, {respond: {}}]}]",
+        "routes: [{name: cart, deadline: 8s, attempt_timeout: 2s, fallback: [{upstream: 'http://b'}]}]",
+        (
+            "routes: [{name: cart, match: {method: POST}, retry: {methods: [POST]}, "
+            "fallback: [{upstream: 'http://b', deadline: 2s}]}]"
+        ),
+        (
+            "routes: [{name: cart, match: {method: POST}, cache: {methods: [POST], key: {body: json}}, "
+            "fallback: [{upstream: 'http://b', deadline: 2s}]}]"
+        ),
+        (
+            "routes: [{name: cart, match: {method: POST}, "
+            "fallback: [{upstream: 'http://b', deadline: 2s, methods: [GET]}]}]"
+        ),
+        (
+            "defaults: {deadline: 8s, retry: {}, fallback: [{respond: {}}]}\n"
+            "routes: [{name: cart, match: {path: '/{id}'}, respond: {text: '{id} {{id}} {} { id }'}}]"
+        ),
+        (
+            "defaults: {fallback: [{upstream: 'http://b', deadline: 2s, methods: [POST], retry: {}}]}\n"
+            "routes: [{name: cart, match: {method: POST}}]"
+        ),
     ],
 )
 def test_what_makes_sense_is_let_be(routes: str) -> None:
@@ -224,3 +248,31 @@ def test_no_back_off_is_longer_than_said(
         previous = delays.next_delay(failures, previous, draw, category)
         total += previous
     assert total <= longest_backoff(settings, len(draws)) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("route", "said"),
+    [
+        (
+            "match: {method: POST}, fallback: [{upstream: 'http://b', deadline: 2s}]",
+            "a POST is sent there only if the first upstream got nothing (write methods: [POST] if both may",
+        ),
+        ("fallback: [{upstream: 'http://b'}]", "nothing bounds the wait for it (write attempt_timeout)"),
+        (
+            "deadline: 8s, fallback: [{upstream: 'http://b'}]",
+            "an upstream that hangs takes the route's whole deadline, which leaves nothing for this one",
+        ),
+    ],
+)
+def test_another_upstream_that_may_be_of_no_use_is_a_warning(route: str, said: str) -> None:
+    """It may be meant, and should be seen."""
+    (found,) = warnings(f"routes: [{{name: cart, {route}}}]")
+    assert f"routes.cart.fallback[0].upstream: warning: {said}" in found
+
+
+def test_an_unchecked_certificate_of_another_upstream_is_a_warning() -> None:
+    """As one of the first upstream is."""
+    (found,) = warnings(
+        "routes: [{name: cart, fallback: [{upstream: 'https://b', deadline: 2s, tls: {verify: false}}]}]"
+    )
+    assert "routes.cart.fallback[0].tls.verify: warning: anybody can pass for the upstream" in found

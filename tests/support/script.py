@@ -13,7 +13,7 @@ from sidecar.errors import SidecarError
 from sidecar.exchange import Exchange, Request, Response, Stream
 from sidecar.headers import Line
 from sidecar.layers import cache
-from sidecar.pipeline import Handler, Place, Services, compile_pipeline
+from sidecar.pipeline import Handler, Place, Services, compile_alternate, compile_pipeline
 from sidecar.state import State
 from sidecar.stores.memory import Memory
 from sidecar.stores.tiered import Tiered
@@ -99,6 +99,10 @@ class Bench:
         """What those attempts were for."""
         self.sent: list[Exchange] = []
         """What clients sent."""
+        self.others: dict[str, list[Outcome]] = {}
+        """What the upstreams that fallbacks name come to, by their URL: in order, the last one for ever."""
+        self.asked: list[tuple[str, Exchange]] = []
+        """Those of them that were asked, and for what."""
 
     @property
     def caching(self) -> Caching:
@@ -119,10 +123,25 @@ class Bench:
         response: Response = await outcome(exchange)
         return response
 
+    def _other(self, name: str) -> Handler:
+        async def upstream(exchange: Exchange) -> Response:
+            exchange.attempts += 1
+            exchange.upstream = name
+            script = self.others[name]
+            outcome = script[min(sum(name == other for other, _ in self.asked), len(script) - 1)]
+            self.asked.append((name, exchange))
+            response: Response = await outcome(exchange)
+            return response
+
+        return upstream
+
     def route(self, name: str = "all", **settings: Any) -> Send:
         """A sender of requests through a route with these policies."""
-        place = self._place(name, settings)
-        return self._sender(compile_pipeline(place, self._upstream))
+        return self.of(Route.model_validate({"name": name, **settings}))
+
+    def of(self, route: Route) -> Send:
+        """A sender of requests through `route`."""
+        return self._sender(compile_pipeline(self._stand(route), self._upstream))
 
     def cache_alone(self, name: str = "all", **settings: Any) -> Send:
         """A sender through nothing but the cache: what the script says of a response's verdict stands."""
@@ -131,7 +150,16 @@ class Bench:
         return self._sender(layer(self._upstream))
 
     def _place(self, name: str, settings: dict[str, Any]) -> Place:
-        place = Place(Route.model_validate({"name": name, **settings}), "app", self.services)
+        return self._stand(Route.model_validate({"name": name, **settings}))
+
+    def _stand(self, route: Route) -> Place:
+        alternates = []
+        for rung in route.fallback or ():
+            if rung.upstream is not None:
+                other = str(rung.upstream)
+                below = Place(rung.route(route), other, self.services)
+                alternates.append(compile_alternate(below, self._other(other)))
+        place = Place(route, "app", self.services, alternates=tuple(alternates))
         if place.route.cache is not None:
             self.caching.in_use = True
         return place

@@ -96,6 +96,7 @@ def test_a_line_tells_the_whole_request(lines: Lines) -> None:
         "breaker": "closed",
         "cache": "miss",
         "error": None,
+        "rung": None,
         "trail": f"cache;miss, retry;connect, {WAY.removeprefix('cache;miss, ')}",
         "bytes_in": 7,
         "bytes_out": 1024,
