@@ -30,6 +30,8 @@ def yaml_1_2(node: Node) -> Any:
         return {key: yaml_1_2(entry.value) for key, entry in node.entries.items()}
     if isinstance(node, Items):
         return [yaml_1_2(item) for item in node.items]
+    if node.quoted or node.text == "null":
+        return node.text if node.quoted else None
     if node.text in ("true", "false"):
         return node.text == "true"
     if re.fullmatch(r"[0-9]+", node.text):

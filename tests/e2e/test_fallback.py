@@ -12,9 +12,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from tests.support.origin import self_signed
-from tests.support.processes import Program, Sidecar, TinyApp, free_port, total
+from tests.support.processes import ROOT, Program, Sidecar, TinyApp, free_port, total
 
 RATE = 150
 SECONDS = 7
@@ -220,3 +222,42 @@ async def test_a_route_that_the_sidecar_answers(tmp_path: Path, programs: list[P
                 assert await reply.json() == {"detail": 'cv" is not here'}
     await sidecar.end()
     assert [line["trail"] for line in sidecar.requests()] == ["respond;status=503"] * 3
+
+
+async def test_a_quota_that_is_used_up(tmp_path: Path, programs: list[Program]) -> None:
+    """The shipped rules and ladder for OpenAI: one call for one request, and an answer within 50 ms."""
+    calls = 0
+    error = {"type": "insufficient_quota", "code": "insufficient_quota", "message": "no credit"}
+
+    async def refuse(request: web.Request) -> web.Response:
+        nonlocal calls
+        calls += 1
+        await request.read()
+        return web.json_response({"error": error}, status=429)
+
+    application = web.Application()
+    application.router.add_post("/v1/chat/completions", refuse)
+    policy = (ROOT / "policies/openai.yaml").read_text()
+    async with TestServer(application) as provider:
+        for there, here in (
+            ("direction: egress", "direction: ingress"),
+            ("hosts: [api.openai.com]\n", ""),
+            ("https://api.openai.com", f"http://127.0.0.1:{provider.port}"),
+        ):
+            assert there in policy
+            policy = policy.replace(there, here)
+        sidecar = Sidecar(tmp_path, free_port(), POLICIES)
+        (tmp_path / "policy.yaml").write_text(policy)
+        programs.append(sidecar)
+        await sidecar.start()
+        async with aiohttp.ClientSession(sidecar.url) as http:
+            for _ in range(20):
+                async with http.post("/v1/chat/completions", json={"model": "m"}) as reply:
+                    assert (reply.status, reply.headers["x-should-retry"]) == (429, "false")
+                    assert (await reply.json())["error"]["code"] == "insufficient_quota"
+                    assert reply.headers["Sidecar-Degraded"] == "fallback;rung=respond"
+        assert calls == 20
+        await sidecar.end()
+        took = sorted(line["duration_ms"] for line in sidecar.requests())
+        assert took[len(took) // 2] < 50, took
+        assert {line["trail"].count("upstream;") for line in sidecar.requests()} == {1}
