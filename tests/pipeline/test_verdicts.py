@@ -30,8 +30,8 @@ def shipped(policy: str, name: str) -> Route:
 
 
 def send_to(bench: Bench, policy: str, name: str) -> Send:
-    route = shipped(policy, name).model_dump(mode="json", exclude={"name", "match"})
-    return bench.route(name, **{key: "off" if value is None else value for key, value in route.items()})
+    """A sender through a shipped route, without its ladder: what the verdict does by itself."""
+    return bench.of(shipped(policy, name).model_copy(update={"fallback": None}))
 
 
 def payload(name: str, status: int = 200, **headers: str) -> Outcome:
