@@ -24,6 +24,7 @@ from sidecar.pipeline import Services
 from sidecar.state import State
 from sidecar.stores.memory import Memory
 from sidecar.stores.redis import RedisStore
+from sidecar.stores.redis_server import RedisServer
 from sidecar.stores.redis_url import parse as parse_redis
 from sidecar.stores.tiered import Tiered
 from sidecar.telemetry import log
@@ -65,11 +66,13 @@ class App:
             self.sink if config.logging.access else None, clock, format=config.logging.format
         )
         self._ids = Ids()
+        self.redis = self._redis(loaded)
         self.caching = self._caching(loaded)
+        nodes = self.redis.nodes if self.redis is not None else None
         self.services = Services(
             clock=clock,
             random=SystemRandom(),
-            state=State(self.metrics, clock),
+            state=State(self.metrics, clock, nodes),
             metrics=self.metrics,
             access_log=self.access_log,
             caching=self.caching,
@@ -86,7 +89,13 @@ class App:
             lambda name, rung: self._upstream(name, *rung.target),
         )
         self.generation = Generation(
-            loaded.policies, by_policy, app, self.services, config.trusted.debug, others
+            loaded.policies,
+            by_policy,
+            app,
+            self.services,
+            purgers=config.trusted.debug,
+            rate_limit=config.limits.rate_limit,
+            others=others,
         )
         limits = Limits(
             head=config.limits.head,
@@ -130,25 +139,31 @@ class App:
         self._drained_by = 0.0
         self._ticker: asyncio.Task[None] | None = None
 
+    def _redis(self, loaded: Loaded) -> RedisServer | None:
+        """What replicas share, where a Redis is configured and something is to be shared."""
+        url = loaded.config.cache.redis
+        routes = [route for policy in loaded.policies for route in policy.routes]
+        limits = [loaded.config.limits.rate_limit, *(route.rate_limit for route in routes)]
+        wanted = any(route.cache is not None for route in routes) or any(
+            limit is not None and limit.shared for limit in limits
+        )
+        if url is None or not wanted:
+            return None
+        return RedisServer(parse_redis(url.get_secret_value()), self.clock, self._redis_changed)
+
     def _caching(self, loaded: Loaded) -> Caching:
-        """The cache: memory, and what replicas share where a Redis is configured."""
+        """The cache: memory, and what replicas share."""
         settings = loaded.config.cache
         in_use = any(route.cache is not None for policy in loaded.policies for route in policy.routes)
-        self.redis: RedisStore | None = None
-        if settings.redis is not None and in_use:
-            self.redis = RedisStore(
-                parse_redis(settings.redis.get_secret_value()),
-                self.clock,
-                self._ids,
-                Lines(RESPONSE_KINDS),
-                changed=self._redis_changed,
-            )
-        store = Tiered(Memory(settings.memory, self.clock), self.redis, self.clock)
+        self._shared: RedisStore | None = None
+        if self.redis is not None and in_use:
+            self._shared = RedisStore(self.redis, self.clock, self._ids, Lines(RESPONSE_KINDS))
+        store = Tiered(Memory(settings.memory, self.clock), self._shared, self.clock)
         return Caching(store, self.clock, in_use=in_use)
 
     def _redis_changed(self, reason: str) -> None:
         if reason:
-            self.log.warning("redis is away, the cache goes on in memory", reason=reason)
+            self.log.warning("redis is away, each replica goes on by itself", reason=reason)
         else:
             self.log.info("redis is there")
 
@@ -203,6 +218,8 @@ class App:
         await self.egress.start()
         if self.redis is not None:
             self.redis.start()
+        if self._shared is not None:
+            self._shared.start()
         self.cache_control = Control(self.caching, self._route_any, self._ids, _authority(ingress))
         token = self.config.admin.token
         with binding("listen.admin", listen.admin):

@@ -246,9 +246,14 @@ def _routes(arguments: argparse.Namespace) -> int:
         wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
         for route, (name, match) in zip(policy.routes, rows, strict=True):
             print(f"  {name:{wide[0]}}  {match:{wide[1]}}  {' > '.join(pipeline_names(route))}")
-    rest = Route(name="any")
+    rest = _rest(loaded)
     print(f"unmatched: all other requests, to {app_of(loaded)[0]}: {' > '.join(pipeline_names(rest))}")
     return FINE
+
+
+def _rest(loaded: Loaded) -> Route:
+    """What requests get that no route of ingress matches."""
+    return Route(name="any", rate_limit=loaded.config.limits.rate_limit)
 
 
 def pipeline_names(route: Route) -> list[str]:
@@ -295,7 +300,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     index = matcher.match(method, url.netloc.encode(), path, headers)
     rows: list[tuple[str, str, str]]
     if index is None:
-        rest = Route(name="any")
+        rest = Route(name="any") if outward else _rest(loaded)
         rows = [("route", "unmatched", "no route matches: passed through and only observed")]
         rows.append(("upstream", *(upstream_of(outward, loaded) if outward else app_of(loaded))))
         rows.append(("pipeline", " > ".join(pipeline_names(rest)), ""))

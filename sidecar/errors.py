@@ -11,6 +11,7 @@ layers may do about it:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import orjson
@@ -34,6 +35,8 @@ class SidecarError(Exception):
         self.detail = detail
         self.retry_after = retry_after
         """Seconds after which a new try may succeed; None where nothing is known."""
+        self.lines: Sequence[Line] = ()
+        """Header lines that its answer carries besides."""
 
 
 class UpstreamError(SidecarError):
@@ -111,6 +114,13 @@ class RateLimited(Rejection):
     code = "rate_limited"
     title = "Too many requests"
     verdict = Verdict.RATE_LIMITED
+
+
+class RateUnknown(Rejection):
+    """The shared rate limit does not answer, and its policy is to let nobody pass then."""
+
+    code = "rate_limit_unavailable"
+    title = "The rate limit cannot be asked"
 
 
 class PaceExceeded(Rejection):
@@ -259,4 +269,5 @@ def rescue(error: SidecarError, request_id: str, route: str) -> Response:
     ]
     if error.retry_after is not None:
         headers.append(Line(b"Retry-After", b"%d" % max(1, math.ceil(error.retry_after))))
+    headers += error.lines
     return Response(error.status, headers, problem(error, request_id, route))

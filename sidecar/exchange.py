@@ -307,6 +307,16 @@ class Response:
     def header(self, name: bytes) -> bytes | None:
         return first(self.headers, name)
 
+    @property
+    def lasting(self) -> bool:
+        """A tunnel or an event stream: may last for hours, and is idle for most of them."""
+        if self.tunnel is not None:
+            return True
+        if not isinstance(self.body, Stream):
+            return False
+        kind = first(self.headers, b"content-type")
+        return kind is not None and kind.startswith(b"text/event-stream")
+
     def add(self, line: Line) -> None:
         """Adds a header line. The list of lines may be shared with others, so it is not changed."""
         self.headers = [*self.headers, line]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sidecar.alternates import Pools
-    from sidecar.config.schema import PolicyFile
+    from sidecar.config.schema import PolicyFile, RateLimit
     from sidecar.exchange import Exchange
     from sidecar.upstreams.pool import Upstream
 
@@ -38,12 +38,15 @@ class Generation:
         upstreams: Mapping[str, Upstream],
         app: Upstream,
         services: Services,
+        *,
         purgers: Sequence[Network] = (),
+        rate_limit: RateLimit | None = None,
         others: Pools = MappingProxyType({}),
     ) -> None:
         """`upstreams` by the name of the policy file; `others` are those that fallbacks name.
 
-        `purgers` are those who may PURGE what is stored.
+        `purgers` are those who may PURGE what is stored; `rate_limit` is for what no route matches, as
+        `policies` have it already.
         """
         routes = [
             (policy, route) for policy in policies if policy.direction == "ingress" for route in policy.routes
@@ -55,7 +58,7 @@ class Generation:
             return compile_route(Place(route, upstream.name, services), upstream, others)
 
         self._handlers = [compiled(route, upstreams[policy.name]) for policy, route in routes]
-        self._unmatched = compiled(_UNMATCHED_ROUTE, app)
+        self._unmatched = compiled(_UNMATCHED_ROUTE.model_copy(update={"rate_limit": rate_limit}), app)
         self._purgers = purgers if services.caching.in_use else ()
         self._purge = observe.layer(Place(_PURGE_ROUTE, app.name, services))(purging(services.caching))
 

@@ -69,11 +69,13 @@ def _order() -> tuple[Step, ...]:
         deadline,
         fallback,
         observe,
+        rate_limit,
         retry,
     )
 
     return (
         Step("observe", "sees every final outcome, and turns errors into responses", observe.layer),
+        Step("rate_limit", "above cache: it protects the sidecar itself", rate_limit.layer),
         Step(
             "fallback",
             "above cache: a stale answer goes first, and a fallback is never stored",

@@ -6,29 +6,38 @@ changes neither keeps what was learnt, and a changed setting starts afresh.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from sidecar.decisions.backoff import Backoff
 from sidecar.decisions.breaker import Breaker
-from sidecar.decisions.concurrency import FixedLimit
+from sidecar.decisions.concurrency import FixedLimit, Limit
+from sidecar.decisions.gcra import Buckets
+from sidecar.decisions.gradient import AdaptiveLimit
 from sidecar.decisions.health import Health
+from sidecar.decisions.priority import Priority
 from sidecar.decisions.quantile import Quantile
 from sidecar.decisions.retry_budget import UNLIMITED, Budget, RetryBudget
 from sidecar.queueing import Gate
+from sidecar.stores.redis_buckets import SharedBuckets
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock
-    from sidecar.config.schema import CircuitBreaker, ConcurrencyLimit, Retry
+    from sidecar.config.schema import CircuitBreaker, ConcurrencyLimit, RateLimit, Retry
+    from sidecar.stores.redis_nodes import Nodes
     from sidecar.telemetry.metrics import BreakerCells, Metrics
 
 
 class State:
     """One per process; survives reloads."""
 
-    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, metrics: Metrics, clock: Clock, shared: Nodes | None = None) -> None:
+        """`shared` is the Redis of all replicas, where there is one."""
         self._metrics = metrics
         self._clock = clock
+        self._shared = shared
+        self._buckets: dict[Hashable, Buckets] = {}
         self._breakers: dict[Hashable, Breaker] = {}
         self._budgets: dict[Hashable, Budget] = {}
         self._gates: dict[Hashable, Gate] = {}
@@ -91,12 +100,41 @@ class State:
             known = self._latencies[key] = Quantile(share)
         return known
 
+    def buckets(self, route: str, settings: RateLimit) -> tuple[Buckets, SharedBuckets | None]:
+        """The buckets of this replica, and those of all replicas where the settings ask for them.
+
+        These are None without a Redis. Settings that only say what to do then share the buckets.
+        """
+        scope = route if settings.scope == "route" else "all"
+        counts = (scope, settings.rate, settings.burst, settings.key, settings.mode)
+        buckets = self._buckets.get(counts)
+        if buckets is None:
+            buckets = self._buckets[counts] = Buckets(settings.rate, settings.burst)
+        self._metrics.watch_buckets(self._label("buckets", scope, route, counts), buckets)
+        if not settings.shared or self._shared is None:
+            return buckets, None
+        # Replicas that are not configured alike, as during a rollout, do not count together.
+        name = f"{scope}:{hashlib.sha256(repr(counts).encode()).hexdigest()[:8]}"
+        return buckets, SharedBuckets(self._shared, name, buckets.interval, buckets.tolerance)
+
     def gate(self, upstream: str, route: str, settings: ConcurrencyLimit) -> Gate:
-        key = (upstream, settings)
+        """What routes to an upstream share, whatever their `priority`; but none in shadow mode."""
+        shared = settings.model_copy(update={"priority": "normal"})
+        key = (upstream, shared)
         gate = self._gates.get(key)
         if gate is None:
-            gate = self._gates[key] = Gate(FixedLimit(settings.max), settings.queue, self._clock)
-        self._metrics.watch_limit(self._label("limit", upstream, route, settings), gate.limit)
+            limit: Limit
+            if settings.adaptive is not None:
+                rule = settings.adaptive
+                limit = AdaptiveLimit(rule.initial, rule.min, rule.max)
+            else:
+                assert settings.max is not None
+                limit = FixedLimit(settings.max)
+            gate = self._gates[key] = Gate(limit, settings.queue, settings.queue_size, self._clock)
+        gate.limit.keep_for(Priority[settings.priority.upper()])
+        label = self._label("limit", upstream, route, shared)
+        self._metrics.watch_limit(label, gate.limit)
+        self._metrics.watch_queue(label, gate)
         return gate
 
     def health(self, upstream: str, route: str) -> Health:

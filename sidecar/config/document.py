@@ -86,6 +86,7 @@ works as it is.
 |---|---|
 | duration | `250ms`, `10s`, `5m`, `1h`, `30d` |
 | size | `64KiB`, `1MiB` (by 1024), `50MB` (by 1000) |
+| rate | `50/s`, `1000/m`, `10/h` |
 | percentage | `20%`, or a number of 0 to 1 |
 | switch | `true` or `false`; `on`, `yes`, `no` are text (YAML 1.2) |
 | `off` | turns off any key that is marked so below, also one that `defaults` turned on |
@@ -203,7 +204,13 @@ def _kind(schema: dict[str, Any]) -> str:
     if kind == "array":
         words = schema["items"].get("enum")
         return f"list of {', '.join(f'`{word}`' for word in words)}" if words else "list"
-    for unit, word in (("p[", "percentile or duration"), ("ms|s|m|h|d", "duration"), ("KiB", "size")):
+    units = (
+        ("p[", "percentile or duration"),
+        ("ms|s|m|h|d", "duration"),
+        ("KiB", "size"),
+        ("/(s|m|h|d)", "rate"),
+    )
+    for unit, word in units:
         if unit in schema.get("pattern", ""):
             return word
     if kind == "number" and "maximum" in schema:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 
-from sidecar.config import cache_lint, classify_lint, fallback_lint, listen_lint, retry_lint
+from sidecar.config import cache_lint, classify_lint, fallback_lint, limit_lint, listen_lint, retry_lint
 from sidecar.config.addresses import Address, Network, Url
 from sidecar.config.place import Place
 from sidecar.config.policy import PolicyFile, Route, Tls
@@ -39,6 +39,11 @@ def config(settings: Config, files: Sequence[PolicyFile], origins: Mapping[str, 
             for index, network in enumerate(networks)
             if network.prefixlen == 0 or network == ipaddress.ip_network("::ffff:0:0/96")
         ]
+    general = settings.limits.rate_limit
+    if general is not None:
+        found += limit_lint.rate(general, "limits.rate_limit", place)
+    if settings.cache.redis is None:
+        found += limit_lint.without_redis(general, files, place)
     return found + cache_lint.memory(settings.cache, files, place)
 
 
@@ -54,9 +59,10 @@ def policies(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list
         found += classify_lint.file(policy, whole)
         found += fallback_lint.same_upstream(policy, origins)
         for route in policy.routes:
-            path = f"routes.{route.name}"
-            place = Place(origins, f"policies.{policy.name}.{path}", f"{path}.")
+            place = Place.of(origins, policy.name, route.name)
             found += _unreachable(route, place, earlier)
+            if route.rate_limit is not None:
+                found += limit_lint.rate(route.rate_limit, "rate_limit", place)
             found += _attempts(route, place)
             found += fallback_lint.route(route, place)
             for index, rung in enumerate(route.fallback or ()):
@@ -77,6 +83,8 @@ def _attempts(route: Route, place: Place) -> Iterator[Problem]:
         return
     yield from _times(route, place)
     yield from _breaker(route, place)
+    if route.concurrency_limit is not None:
+        yield from limit_lint.concurrency(route.concurrency_limit, place)
     if route.retry is not None:
         yield from retry_lint.route(route, route.retry, place)
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from sidecar.config import lint, listen_lint
 from sidecar.config.addresses import Address
+from sidecar.config.general import with_general_scope, with_rate_limit
 from sidecar.config.merge import merged, merged_trees
 from sidecar.config.policy import Policy, PolicyFile
 from sidecar.config.positions import Items, Node, Scalar, Tree, read, value
@@ -35,7 +36,8 @@ class Loaded:
     config: Config
     """The environment's part is merged in."""
     policies: tuple[PolicyFile, ...]
-    """In order of the files; `defaults` are merged into the routes."""
+    """In order of the files; `defaults` are merged into the routes, and `limits.rate_limit` into those of
+    ingress that say nothing of their own."""
     origins: Mapping[str, Origin]
     """Where values were written, by dotted path: `listen.ingress` of sidecar.yaml; for policy files
     `policies.NAME.upstream` and `policies.NAME.routes.ROUTE.retry.attempts`. The rest has its default."""
@@ -82,7 +84,9 @@ def load(
         found.problems += lint.policies(policies, found.origins)
     warnings = found.finish()
     assert file.config is not None
-    return Loaded(file.config, tuple(policies), found.origins, warnings, file.directory)
+    config = with_general_scope(file.config)
+    limited = with_rate_limit(policies, config.limits.rate_limit, found.origins)
+    return Loaded(config, limited, found.origins, warnings, file.directory)
 
 
 def load_policy(path: Path, env: Mapping[str, str]) -> Loaded:

@@ -20,6 +20,11 @@ class Place:
     shown: str = ""
     """Of the keys as they are shown."""
 
+    @classmethod
+    def of(cls, origins: Mapping[str, Origin], policy: str, route: str) -> Place:
+        """A route of a policy file."""
+        return cls(origins, f"policies.{policy}.routes.{route}", f"routes.{route}.")
+
     def origin(self, key: str) -> Origin:
         """Where the key is written, or else the nearest thing that it is part of."""
         path = f"{self.prefix}.{key}" if self.prefix else key
@@ -28,7 +33,7 @@ class Place:
         return self.origins.get(path, Origin("default"))
 
     def written(self, key: str) -> bool:
-        return f"{self.prefix}.{key}" in self.origins
+        return (f"{self.prefix}.{key}" if self.prefix else key) in self.origins
 
     def time(self, key: str, seconds: float) -> str:
         return SECRET if self.origin(key).secret else format_duration(seconds)

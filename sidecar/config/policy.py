@@ -10,6 +10,7 @@ from sidecar.config.addresses import Address, Listeners, Server, Target, Url
 from sidecar.config.base import Model, required, section, setting
 from sidecar.config.cache_policy import Cache
 from sidecar.config.classify_policy import RuleList
+from sidecar.config.limit_policy import ConcurrencyLimit, RateLimit
 from sidecar.config.patterns import FileName, HeaderGlobs, HostName, HostPattern, Methods, Name, PathPattern
 from sidecar.config.respond_policy import FallingVerdicts, Respond
 from sidecar.config.retry_policy import IDEMPOTENT, Backoff, Budget, Hedge, Retry, RetryOn, Strategy
@@ -87,15 +88,6 @@ class CircuitBreaker(Model):
         "upstream",
         "Whether routes with the same settings share a breaker per upstream, or each has its own.",
         "route",
-    )
-
-
-class ConcurrencyLimit(Model):
-    """Bounds the attempts in flight."""
-
-    max: Count = required("Attempts in flight at once.", 16)
-    queue: Duration | None = setting(
-        None, "How long a request may wait for its turn; `off`: it is refused at once.", "1s"
     )
 
 
@@ -180,6 +172,12 @@ class Rung(Model):
 class Policy(Model):
     """What can be done for a route. A key that is absent or `off` costs nothing."""
 
+    rate_limit: RateLimit | None = setting(
+        None,
+        "Limit on the requests of one client. With this key, `off` included, the route does not count for "
+        "`limits.rate_limit` of sidecar.yaml.",
+        {"rate": "100/m", "burst": 20},
+    )
     fallback: Annotated[tuple[Rung, ...], Field(min_length=1)] | None = setting(
         None,
         "Ladder: what is tried, step by step, when there is no good answer and no stale one.",
@@ -202,7 +200,7 @@ class Policy(Model):
         None, "Circuit breaker: `{}` for the defaults.", {"consecutive": 3}
     )
     concurrency_limit: ConcurrencyLimit | None = setting(
-        None, "Limit on concurrency.", {"max": 16, "queue": "1s"}
+        None, "Limit on concurrency.", {"max": 16, "queue": "1s"}, {"adaptive": {}, "queue": "1s"}
     )
     classify: RuleList | None = setting(
         None,

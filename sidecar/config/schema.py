@@ -14,12 +14,12 @@ from sidecar.config.addresses import Address, Cidr, Listener, Listeners, Network
 from sidecar.config.base import Model, section, setting
 from sidecar.config.cache_policy import AdaptiveTtl, Cache, CacheKey, QueryKey
 from sidecar.config.classify_policy import ClassifyRule
+from sidecar.config.limit_policy import Adaptive, ConcurrencyLimit, RateLimit
 from sidecar.config.policy import (
     IDEMPOTENT,
     Backoff,
     Budget,
     CircuitBreaker,
-    ConcurrencyLimit,
     Hedge,
     Match,
     Policy,
@@ -38,6 +38,7 @@ from sidecar.stores.redis_url import parse as parse_redis_url
 
 __all__ = [
     "IDEMPOTENT",
+    "Adaptive",
     "AdaptiveTtl",
     "Address",
     "Admin",
@@ -66,6 +67,7 @@ __all__ = [
     "Policy",
     "PolicyFile",
     "QueryKey",
+    "RateLimit",
     "Respond",
     "Retry",
     "RetryOn",
@@ -228,6 +230,12 @@ class Limits(Model):
     idle: Duration = setting("75s", "Time that an unused client connection is kept open.", "30s")
     drain: Delay = setting(
         "30s", "Time for requests in flight to end when the sidecar is told to stop.", "10s"
+    )
+    rate_limit: RateLimit | None = setting(
+        None,
+        "Limit on the requests of one client over all ingress routes together, and those that no route "
+        "matches. Routes with a `rate_limit` of their own, `off` included, are left out.",
+        {"rate": "1000/m", "burst": 20},
     )
 
 

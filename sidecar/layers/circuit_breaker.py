@@ -2,7 +2,8 @@
 
 Must be above `attempt_timeout`, so that it sees timeouts, and below `retry`, so that attempts are
 judged singly. A permit ends when the body does: a response that breaks off is a failure. Those that
-may last for hours, tunnels and event streams, end theirs at the headers.
+may last for hours, tunnels and event streams, end theirs at the headers: as a probe one would keep
+everybody else out.
 """
 
 from __future__ import annotations
@@ -68,12 +69,6 @@ class _Ending:
         self.account.end(self.permit, outcome, self.elapsed)
 
 
-def _endless(response: Response) -> bool:
-    """An event stream may last for hours: as a probe it would keep everybody else out."""
-    kind = response.header(b"content-type")
-    return kind is not None and kind.startswith(b"text/event-stream")
-
-
 def layer(place: Place) -> Layer | None:
     settings = place.route.circuit_breaker
     if settings is None:
@@ -108,7 +103,7 @@ def layer(place: Place) -> Layer | None:
             now = exchange.attempt_started + exchange.upstream_seconds  # when its headers came
             verdict = response.verdict
             outcome = Outcome.SUCCESS if verdict is ok or verdict is None else OUTCOMES[verdict]
-            if isinstance(response.body, Stream) and not _endless(response):
+            if isinstance(response.body, Stream) and not response.lasting:
                 response.on_end(_Ending(account, permit, outcome, now - started))
             elif verdict is ok and label == "closed":
                 breaker.end(permit, outcome, now, now - started)

@@ -2,18 +2,27 @@
 
 Must be below `retry`: a permit is held for one attempt, not for the back-off between them. It is
 given back when the body ends, not at the headers.
+
+An adaptive limit learns from the time to the response headers. What may last for hours, tunnels and event
+streams, tells it nothing, and gives its permit back at the headers: a limit that is learnt from requests
+would be filled by connections that are idle.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sidecar.errors import LimitExceeded
+from sidecar.decisions.gradient import AdaptiveLimit
+from sidecar.decisions.priority import Priority, priority_of
+from sidecar.decisions.verdict import OUTCOMES, Outcome, Verdict
+from sidecar.errors import AttemptTimeout, ConnectionReset, LimitExceeded
 from sidecar.exchange import End, Stream
 
 if TYPE_CHECKING:
     from sidecar.exchange import Exchange, Response
     from sidecar.pipeline import Handler, Layer, Place
+
+NAME = "concurrency_limit"
 
 
 def layer(place: Place) -> Layer | None:
@@ -22,27 +31,63 @@ def layer(place: Place) -> Layer | None:
         return None
     gate = place.services.state.gate(place.upstream, place.route.name, settings)
     cells = place.services.metrics.route(place.route.name, place.upstream)
+    now = place.services.clock.now
     limit = gate.limit
+    adaptive = limit if isinstance(limit, AdaptiveLimit) else None
+    default = Priority[settings.priority.upper()]
+    ok = Verdict.OK
+
+    async def enter(exchange: Exchange) -> None:
+        """By class and by queue, where a permit is not simply there."""
+        try:
+            if await gate.enter(priority_of(exchange.request.headers, default), exchange.deadline):
+                exchange.note(NAME, "queued")
+        except LimitExceeded:
+            exchange.note(NAME, "rejected")
+            cells.limit_rejected()
+            raise
+
+    async def overlook(exchange: Exchange) -> None:
+        """`mode: shadow`: a permit in any case."""
+        if not limit.try_acquire_as(priority_of(exchange.request.headers, default)):
+            limit.take()
+            exchange.note(NAME, "would-reject")
+            cells.would_reject(NAME)
+
+    def learn(limit: AdaptiveLimit, exchange: Exchange, response: Response) -> None:
+        verdict = response.verdict
+        if verdict is ok or verdict is None or OUTCOMES[verdict] is Outcome.SUCCESS:
+            limit.sample(exchange.upstream_seconds)
+            if gate.waiting:  # it may have grown
+                gate.admit()
+        elif verdict is Verdict.TRANSIENT and response.status == 503:  # overloaded (RFC 9110, 15.6.4)
+            limit.drop(exchange.attempt_started, now())
 
     def release(_: End) -> None:
         gate.leave()
 
+    without_permit = enter if settings.mode == "enforce" else overlook
+
     def around(inner: Handler) -> Handler:
         async def concurrency_limit(exchange: Exchange) -> Response:
             if gate.waiting or not limit.try_acquire():
-                try:
-                    await gate.enter(exchange.deadline)
-                except LimitExceeded:
-                    exchange.note("concurrency_limit", "rejected")
-                    cells.limit_rejected()
-                    raise
-                exchange.note("concurrency_limit", "queued")
+                await without_permit(exchange)
             try:
                 response = await inner(exchange)
-            except BaseException:
+            except BaseException as error:
+                if adaptive is not None and isinstance(error, (AttemptTimeout, ConnectionReset)):
+                    adaptive.drop(exchange.attempt_started, now())
                 gate.leave()
                 raise
-            if isinstance(response.body, Stream) or response.tunnel is not None:
+            if gate.waiting:
+                gate.served(exchange.upstream_seconds)
+            streams = isinstance(response.body, Stream) or response.tunnel is not None
+            if adaptive is not None:
+                if streams and response.lasting:
+                    streams = False
+                else:
+                    learn(adaptive, exchange, response)
+            if streams:
                 response.on_end(release)
             else:
                 gate.leave()

@@ -21,17 +21,15 @@ from sidecar.stores.found import Found, Lost
 from sidecar.stores.purge_log import Purged, PurgeLog
 from sidecar.stores.redis_channel import Subscription
 from sidecar.stores.redis_locks import LOCK_TIME, FillLocks
-from sidecar.stores.redis_nodes import make_nodes
 from sidecar.stores.redis_purges import Purger
 from sidecar.stores.redis_wire import Answer
 from sidecar.stores.resp import ReplyError
-from sidecar.stores.stats import SharedStats
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock, Ids
     from sidecar.decisions.freshness import Lifetime
     from sidecar.headers import Lines
-    from sidecar.stores.redis_url import Target
+    from sidecar.stores.redis_server import RedisServer
 
 PREFIX: Final = b"nextvision:"
 OFF_LOOP: Final = 64 * 1024
@@ -82,30 +80,29 @@ class RedisStore:
 
     def __init__(
         self,
-        target: Target,
+        server: RedisServer,
         clock: Clock,
         ids: Ids,
         lines: Lines,
         *,
         prefix: bytes = PREFIX,
         lock_time: float = LOCK_TIME,
-        changed: Callable[[str], None] | None = None,
     ) -> None:
-        """`lines` is the memo that header lines come from; `changed` gets "" when the server is there, else
-        why it is not. `lock_time` in seconds.
+        """`server` is started and closed by its owner. `lines` is the memo that header lines come from;
+        `lock_time` is seconds.
         """
         self._clock = clock
         self._lines = lines
         self._prefix = prefix
-        self._changed = changed
         self._write = int(ids.request_id()[-16:], 16)
-        self.stats = SharedStats()
+        self.server = server
+        self.stats = server.stats
         self.log = PurgeLog()
-        self._nodes = make_nodes(target, clock, self.stats, self._link_changed)
+        self._nodes = server.nodes
         self.locks = FillLocks(self._nodes, clock, ids, prefix, lock_time)
         self._channel = prefix + b"#purges"
         self._subscription = Subscription(
-            target,
+            server.target,
             self._nodes.locate,
             clock,
             self._channel,
@@ -121,14 +118,12 @@ class RedisStore:
         self._on_gap: Callable[[], None] | None = None
 
     def start(self) -> None:
-        """Begins to connect, in the background; all methods work before that, too."""
-        self._nodes.start()
+        """Begins to listen for purges, in the background; all methods work before that, too."""
         self._subscription.start()
 
     async def close(self) -> None:
         await self._purger.close()
         await self._subscription.close()
-        await self._nodes.close()
 
     @property
     def ready(self) -> bool:
@@ -321,11 +316,3 @@ class RedisStore:
     def _gap(self) -> None:
         if self._on_gap is not None:
             self._on_gap()
-
-    def _link_changed(self, why: str) -> None:
-        connected = not why
-        self.stats.reason = why
-        if connected is not self.stats.connected:
-            self.stats.connected = connected
-            if self._changed is not None:
-                self._changed(why)

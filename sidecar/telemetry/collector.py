@@ -175,6 +175,16 @@ class Collector(CollectorBase):
                 "limit_rejections",
             ),
             (
+                "rate_limit_rejections",
+                "Requests refused because their client sends too many.",
+                "rate_rejections",
+            ),
+            (
+                "rate_limit_unshared",
+                "Requests whose shared rate limit could not be asked: what `failure` says was done.",
+                "rate_unshared",
+            ),
+            (
                 "responses_aborted",
                 "Responses cut off because the body broke after its head went out.",
                 "aborts",
@@ -297,6 +307,18 @@ class Collector(CollectorBase):
             "Attempts in flight; one ends with its response body.",
             ("upstream",),
             (((name,), limit.in_flight) for name, limit in metrics.limits.items()),
+        )
+        yield self._gauge(
+            "concurrency_queue_length",
+            "Attempts that wait for their turn.",
+            ("upstream",),
+            (((name,), queue.waiting) for name, queue in metrics.queues.items()),
+        )
+        yield self._gauge(
+            "rate_limit_buckets",
+            "Clients whose rate is remembered, by route; `all` is what routes count together.",
+            ("route",),
+            (((name,), len(buckets)) for name, buckets in metrics.buckets.items()),
         )
         yield self._gauge(
             "retry_budget_available",

@@ -47,6 +47,14 @@ class WatchedLimit(Protocol):
     def in_flight(self) -> int: ...
 
 
+class WatchedQueue(Protocol):
+    waiting: int
+
+
+class WatchedBuckets(Protocol):
+    def __len__(self) -> int: ...
+
+
 class WatchedBudget(Protocol):
     def available(self, now: float) -> float:
         """Retries that may start now."""
@@ -97,6 +105,8 @@ class RouteCells:
         "hedges",
         "limit_rejections",
         "name",
+        "rate_rejections",
+        "rate_unshared",
         "requests",
         "retries",
         "retries_skipped",
@@ -121,6 +131,9 @@ class RouteCells:
         self.fallbacks: dict[str, int] = {}
         """Answers by the rung of the ladder that gave them; those that needed none are not counted."""
         self.limit_rejections = 0
+        self.rate_rejections = 0
+        self.rate_unshared = 0
+        """Requests whose shared rate limit could not be asked."""
         self.shadow_rejections: dict[str, int] = {}
         """By layer: what a policy in shadow mode would have refused."""
         self.aborts = 0
@@ -177,6 +190,9 @@ class RouteCells:
 
     def limit_rejected(self) -> None:
         self.limit_rejections += 1
+
+    def rate_rejected(self) -> None:
+        self.rate_rejections += 1
 
     def would_reject(self, layer: str) -> None:
         """A policy in shadow mode would have refused the request, or the attempt."""
@@ -293,7 +309,17 @@ class Metrics:
     Raises ValueError where `namespace` cannot begin a metric's name.
     """
 
-    __slots__ = ("breakers", "budgets", "limits", "listeners", "namespace", "routes", "upstreams")
+    __slots__ = (
+        "breakers",
+        "buckets",
+        "budgets",
+        "limits",
+        "listeners",
+        "namespace",
+        "queues",
+        "routes",
+        "upstreams",
+    )
 
     def __init__(self, namespace: str = "nextvision") -> None:
         if not _NAMESPACE.fullmatch(namespace):
@@ -303,7 +329,9 @@ class Metrics:
         self.upstreams: dict[str, UpstreamCells] = {}
         self.listeners: dict[str, ListenerCells] = {}
         self.breakers: dict[str, BreakerCells] = {}
+        self.buckets: dict[str, WatchedBuckets] = {}
         self.limits: dict[str, WatchedLimit] = {}
+        self.queues: dict[str, WatchedQueue] = {}
         self.budgets: dict[str, WatchedBudget] = {}
 
     def route(self, name: str, upstream: str) -> RouteCells:
@@ -338,6 +366,13 @@ class Metrics:
 
     def watch_limit(self, scope: str, limit: WatchedLimit) -> None:
         self.limits[scope] = limit
+
+    def watch_queue(self, scope: str, queue: WatchedQueue) -> None:
+        """The queue in front of the limit that is shown under `scope`."""
+        self.queues[scope] = queue
+
+    def watch_buckets(self, scope: str, buckets: WatchedBuckets) -> None:
+        self.buckets[scope] = buckets
 
     def watch_budget(self, scope: str, budget: WatchedBudget) -> None:
         self.budgets[scope] = budget

@@ -256,7 +256,8 @@ def test_explain_of_a_route_that_answers_by_itself(shop: None, capsys: pytest.Ca
     Path("shop.yaml").write_text(LADDER, encoding="utf-8")
     assert main(["explain", "GET", "/gone"]) == 0
     keys = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert keys == ["route", "match", "policy", "pipeline", *(f"respond.{key}" for key in RESPOND_KEYS)]
+    respond = [f"respond.{key}" for key in RESPOND_KEYS]
+    assert keys == ["route", "match", "policy", "pipeline", "rate_limit", *respond]
 
 
 def test_routes_shows_who_answers(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -457,6 +458,7 @@ def test_the_layers_that_are_shown_are_those_that_are_composed(monkeypatch: pyte
         Route(name="any", concurrency_limit={"max": 1}),
         Route(name="any", fallback=[{"respond": {}}]),
         Route(name="any", deadline=1, retry={}, respond={"status": 503}),
+        Route(name="any", rate_limit={"rate": "1/s"}),
     ]
     for route in [*(route for policy in load(None, {}).policies for route in policy.routes), *single]:
         steps = composed(Place(route=route, upstream="app", services=services))

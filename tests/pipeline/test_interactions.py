@@ -38,6 +38,7 @@ def test_the_order() -> None:
     """The layers stand in this order, outermost first."""
     assert [step.name for step in ORDER] == [
         "observe",
+        "rate_limit",
         "fallback",
         "cache",
         "deadline",

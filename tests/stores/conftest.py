@@ -11,6 +11,7 @@ from sidecar.clock import Clock, Ids, SystemClock
 from sidecar.headers import RESPONSE_KINDS, Lines
 from sidecar.stores.memory import Memory
 from sidecar.stores.redis import RedisStore
+from sidecar.stores.redis_server import RedisServer
 from sidecar.stores.redis_url import parse
 from sidecar.stores.tiered import Tiered
 from tests.stores.records import MIB, until
@@ -36,19 +37,23 @@ def server(shared_server: Valkey) -> Valkey:
 @pytest.fixture
 async def open_store() -> AsyncIterator[Open]:
     """Makes a store for a URL and waits until it is there, unless told not to."""
-    stores: list[RedisStore] = []
+    opened: list[RedisServer | RedisStore] = []
 
     async def make(url: str, *, ready: bool = True, clock: Clock | None = None, **more: float) -> RedisStore:
         lines = Lines(RESPONSE_KINDS)
-        store = RedisStore(parse(url), clock or SystemClock(), Ids(), lines, **more)  # type: ignore[arg-type]
-        stores.append(store)
+        clock = clock or SystemClock()
+        server = RedisServer(parse(url), clock)
+        store = RedisStore(server, clock, Ids(), lines, **more)  # type: ignore[arg-type]
+        opened.extend((store, server))
+        server.start()
         store.start()
         if ready:
             await until(lambda: store.ready and store.subscribed)
         return store
 
     yield make
-    await asyncio.gather(*(store.close() for store in stores))
+    for each in opened:
+        await each.close()
 
 
 @pytest.fixture

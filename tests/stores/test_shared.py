@@ -245,7 +245,8 @@ class TestFillLocks:
         one = await open_store(server.url, lock_time=0.3)
         two = await open_store(server.url, lock_time=0.3)
         assert await one.locks.claim(b"n:v1:k", 30) is not None
-        await one.close()  # its timers prolong nothing any more
+        await one.close()
+        await one.server.close()  # its timers prolong nothing any more
         start = time.monotonic()
         assert await two.locks.wait(b"n:v1:k", 30)
         assert time.monotonic() - start < 0.3 + 0.1

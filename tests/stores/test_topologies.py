@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.clock import SystemClock
 from sidecar.stores.entry import Entry
+from sidecar.stores.redis_buckets import SharedBuckets
 from sidecar.stores.redis_nodes import slot
+from sidecar.stores.redis_server import RedisServer
+from sidecar.stores.redis_url import parse
 from tests.stores.conftest import Open, OpenTiered
 from tests.stores.records import entry, lifetime, until, variants
 from tests.support.origin import self_signed
@@ -129,6 +133,22 @@ class TestCluster:
                 assert time.monotonic() < end
                 time.sleep(0.02)
             yield nodes
+
+    async def test_rate_limits_spread_over_the_nodes(self, nodes: list[Valkey]) -> None:
+        """The script runs where its key lives; two replicas share each client's budget."""
+        servers = [
+            RedisServer(parse(f"redis+cluster://127.0.0.1:{node.port}"), SystemClock()) for node in nodes[:2]
+        ]
+        for server in servers:
+            server.start()
+        await until(lambda: all(server.nodes.ready for server in servers))
+        replicas = [SharedBuckets(server.nodes, "all:0", 3600, 5 * 3600) for server in servers]
+        for client in "abcdefgh":
+            answers = [await replica.take(client) for _ in range(4) for replica in replicas]
+            assert sum(answer is not None and answer > 0 for answer in answers) == 5
+        assert sum(bool(node.stored()) for node in nodes) >= 2
+        for server in servers:
+            await server.close()
 
     async def test_keys_spread_over_the_nodes(self, nodes: list[Valkey], open_store: Open) -> None:
         """Every operation finds its node, given one that is gone and one that is there."""

@@ -15,9 +15,9 @@ SETTLING_TURNS = 32
 """Turns of the event loop after each step of time: how long a chain of callbacks may be."""
 
 
-async def settle() -> None:
+async def settle(turns: int = SETTLING_TURNS) -> None:
     """Lets all that is ready run, and what becomes ready by that."""
-    for _ in range(SETTLING_TURNS):
+    for _ in range(turns):
         await asyncio.sleep(0)
 
 
@@ -28,8 +28,12 @@ class ManualClock:
     equal; between two of them everything that is ready runs, at the time of the first.
     """
 
-    def __init__(self, now: float = 1000.0, wall: float = 1_700_000_000.0) -> None:
+    def __init__(
+        self, now: float = 1000.0, wall: float = 1_700_000_000.0, *, turns: int = SETTLING_TURNS
+    ) -> None:
+        """`turns` of the event loop after each step: a simulation of many steps gets along with few."""
         self._now = now
+        self._turns = turns
         self._ahead = wall - now
         self._heap: list[tuple[float, int, Timer]] = []
         self._made = 0
@@ -77,11 +81,11 @@ class ManualClock:
     async def advance(self, seconds: float) -> None:
         """Moves time on by `seconds`, through all that is due on the way."""
         until = self._now + seconds
-        await settle()
+        await settle(self._turns)
         while (at := self.next_at) is not None and at <= until:
             await self._step(at)
         self._now = until
-        await settle()
+        await settle(self._turns)
 
     async def complete(self, work: Coroutine[object, object, T] | Awaitable[T]) -> T:
         """Moves time from timer to timer until `work` is done, and gives its result.
@@ -89,7 +93,7 @@ class ManualClock:
         Raises AssertionError when it waits for something that is not on this clock.
         """
         task = asyncio.ensure_future(work)
-        await settle()
+        await settle(self._turns)
         while not task.done():
             at = self.next_at
             if at is None:
@@ -103,7 +107,7 @@ class ManualClock:
         self._now = max(self._now, at)
         timer.bucket.clear()
         timer.fire()
-        await settle()
+        await settle(self._turns)
 
 
 class ScriptedRandom:

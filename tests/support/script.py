@@ -16,6 +16,7 @@ from sidecar.layers import cache
 from sidecar.pipeline import Handler, Place, Services, compile_alternate, compile_pipeline
 from sidecar.state import State
 from sidecar.stores.memory import Memory
+from sidecar.stores.redis_nodes import Nodes
 from sidecar.stores.tiered import Tiered
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.metrics import Metrics
@@ -80,15 +81,17 @@ class _Slow:
 class Bench:
     """Routes over one scripted upstream called `app`; time stands still until a test moves it."""
 
-    def __init__(self, *outcomes: Outcome) -> None:
+    def __init__(
+        self, *outcomes: Outcome, clock: ManualClock | None = None, shared: Nodes | None = None
+    ) -> None:
         self.script = list(outcomes)
         """What attempts come to, in order; the last one for ever."""
-        self.clock = ManualClock()
+        self.clock = clock or ManualClock()
         self.metrics = Metrics()
         self.services = Services(
             clock=self.clock,
             random=ScriptedRandom(0.5),
-            state=State(self.metrics, self.clock),
+            state=State(self.metrics, self.clock, shared),
             metrics=self.metrics,
             access_log=AccessLog(None, self.clock),
             caching=Caching(Tiered(Memory(1 << 20, self.clock), None, self.clock), self.clock, in_use=False),
@@ -171,10 +174,11 @@ class Bench:
             *,
             target: bytes = b"/",
             host: bytes = b"test",
+            client: str = "127.0.0.1",
             **headers: str,
         ) -> asyncio.Task[Response]:
             request = Request(method, target, list(lines(**headers)), body, host=host)
-            exchange = Exchange(request, "127.0.0.1", self.clock.now())
+            exchange = Exchange(request, client, self.clock.now())
             self.sent.append(exchange)
             return asyncio.ensure_future(handler(exchange))
 

@@ -13,8 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from sidecar.decisions.breaker import Breaker, State
 from sidecar.decisions.concurrency import FixedLimit
+from sidecar.decisions.gcra import Buckets
 from sidecar.decisions.retry_budget import RetryBudget
 from sidecar.decisions.verdict import Verdict
+from sidecar.queueing import Gate
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.collector import Collector
 from sidecar.telemetry.metrics import BOUNDS, Metrics
@@ -43,6 +45,8 @@ def metrics() -> Metrics:
     route.error("circuit_open")
     route.breaker_rejected()
     route.limit_rejected()
+    route.rate_rejected()
+    route.rate_unshared += 1
     route.aborted()
     route.client_gone()
     upstream = metrics.upstream("app")
@@ -64,6 +68,12 @@ def metrics() -> Metrics:
     limit = FixedLimit(8)
     limit.try_acquire()
     metrics.watch_limit("app", limit)
+    gate = Gate(limit, 1.0, 100, ManualClock())
+    gate.waiting = 3
+    metrics.watch_queue("app", gate)
+    buckets = Buckets(1, 1)
+    buckets.take("192.0.2.1", 0.0)
+    metrics.watch_buckets("matching", buckets)
     metrics.watch_budget("app", RetryBudget(0.2, 1.0))
     return metrics
 
@@ -124,6 +134,10 @@ EXPECTED = {
     'nextvision_concurrency_limit_rejections_total{route="matching"}': 1,
     'nextvision_concurrency_limit{upstream="app"}': 8,
     'nextvision_concurrency_in_flight{upstream="app"}': 1,
+    'nextvision_concurrency_queue_length{upstream="app"}': 3,
+    'nextvision_rate_limit_rejections_total{route="matching"}': 1,
+    'nextvision_rate_limit_unshared_total{route="matching"}': 1,
+    'nextvision_rate_limit_buckets{route="matching"}': 1,
     'nextvision_retry_budget_available{upstream="app"}': 10,
     'nextvision_responses_aborted_total{route="matching"}': 1,
     'nextvision_clients_gone_total{route="matching"}': 1,
