@@ -211,6 +211,7 @@ class Race:
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None  # it holds this race: a cycle would be left for the collector
 
     def _due(self) -> None:
         """The delay is over: sends a hedge, if the attempt is slow indeed and the request allows it."""

@@ -9,7 +9,7 @@ import pytest
 from sidecar.decisions.quantile import SEEDS
 from sidecar.decisions.verdict import Verdict
 from sidecar.errors import ConnectFailed, ConnectionReset, UpstreamError
-from sidecar.exchange import Exchange, Response
+from sidecar.exchange import Exchange, Request, Response
 from sidecar.layers import retry
 from tests.support.script import Bench, Outcome, answer, fail, hang, ok
 
@@ -261,6 +261,33 @@ async def test_other_methods_need_no_key() -> None:
     assert keys(bench) == []
 
 
+async def test_a_request_that_goes_elsewhere_keeps_its_key() -> None:
+    """Passed through the layer a second time, as for another upstream, it gets no second key."""
+    bench = Bench(answer(503))
+    layer = retry.layer(bench._place("all", {"retry": {"attempts": 2, "idempotency_key": "true"}}))
+    assert layer is not None
+    exchange = Exchange(Request("POST", b"/", []), "", bench.clock.now())
+    for _ in range(2):
+        await layer(bench._upstream)(exchange)
+    assert exchange.forwarded.count(b"Idempotency-Key") == 1
+
+
+async def test_the_adaptive_back_off_learns() -> None:
+    """Failures lengthen its delays, successes shorten them again."""
+    bench = Bench(answer(503), answer(503), answer(503), ok())
+    backoff = {"strategy": "adaptive", "base": "100ms", "max": "10s"}
+    send = bench.route(retry={"attempts": 2, "backoff": backoff, "budget": "off"})
+    await bench.clock.complete(send())
+    await bench.clock.complete(send())
+    for _ in range(20):
+        await send()
+    bench.script = [answer(503)]
+    await bench.clock.complete(send())
+    first, second, third = bench.clock.slept
+    assert second > first
+    assert third < second
+
+
 # -- another address -----------------------------------------------------------------------------
 
 
@@ -327,3 +354,45 @@ async def test_a_hanging_attempt_without_limits_is_waited_for() -> None:
     await bench.clock.advance(3600)
     assert not sent.done()
     sent.cancel()
+
+
+# -- with verdicts from the body -------------------------------------------------------------------
+
+RULES = [
+    {"json": {"status": "OVER_QUERY_LIMIT", "error_message": "*daily*"}, "verdict": "quota"},
+    {"json": {"status": "OVER_QUERY_LIMIT"}, "verdict": "rate_limited"},
+    {"json": {"status": "UNKNOWN_ERROR"}, "verdict": "transient"},
+    {"json": {"status": "REQUEST_DENIED"}, "verdict": "auth"},
+    {"json": {"status": "INVALID_REQUEST"}, "verdict": "client"},
+]
+TOO_FAST = b'{"status": "OVER_QUERY_LIMIT"}'
+SPENT = b'{"status": "OVER_QUERY_LIMIT", "error_message": "daily quota"}'
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "calls", "waited", "breaker"),
+    [
+        (TOO_FAST, {"retry_after": "4"}, 3, [4.0, 4.0], "closed"),
+        (TOO_FAST, {"retry_after": "6"}, 1, [], "closed"),
+        (TOO_FAST, {}, 3, [0.1, 0.1], "closed"),
+        (SPENT, {"retry_after": "1"}, 1, [], "closed"),
+        (b'{"status": "REQUEST_DENIED"}', {}, 1, [], "closed"),
+        (b'{"status": "INVALID_REQUEST"}', {}, 1, [], "closed"),
+        (b'{"status": "UNKNOWN_ERROR"}', {"retry_after": "6"}, 1, [], "open"),
+    ],
+)
+async def test_a_200_that_is_none(
+    body: bytes, headers: dict[str, str], calls: int, waited: list[float], breaker: str
+) -> None:
+    """Its body decides whether it is repeated, how long that waits, and what the breaker makes of it."""
+    bench = Bench(ok(body, 200, **headers))
+    send = bench.route(
+        classify=RULES,
+        retry={"attempts": 3, "backoff": QUICK, "retry_after_max": "5s"},
+        circuit_breaker={"consecutive": 1, "open_for": "1h", "open_max": "1h"},
+    )
+    response = await bench.clock.complete(send())
+    assert (response.status, response.body) == (200, body)
+    assert len(bench.calls) == calls
+    assert bench.clock.slept == waited
+    assert bench.metrics.breakers["app"].breaker.state(bench.clock.now()).value == breaker

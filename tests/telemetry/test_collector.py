@@ -42,6 +42,7 @@ def metrics() -> Metrics:
     route.retry("connect")
     route.retry("connect")
     route.retry_skipped("budget")
+    route.hedge("won")
     route.error("circuit_open")
     route.breaker_rejected()
     route.limit_rejected()
@@ -127,6 +128,7 @@ EXPECTED = {
     'nextvision_upstream_connect_failures_total{upstream="app"}': 1,
     'nextvision_retries_total{reason="connect",route="matching"}': 2,
     'nextvision_retries_skipped_total{reason="budget",route="matching"}': 1,
+    'nextvision_hedges_total{outcome="won",route="matching"}': 1,
     'nextvision_circuit_breaker_state{upstream="app"}': 2,
     'nextvision_circuit_breaker_transitions_total{to="open",upstream="app"}': 1,
     'nextvision_circuit_breaker_transitions_total{to="closed",upstream="app"}': 0,

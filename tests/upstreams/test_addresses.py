@@ -174,6 +174,26 @@ async def test_a_refused_connection_goes_to_the_next(pair: Pair) -> None:
     assert pair.proxy.metrics.upstream("origin").connect_failures == 1
 
 
+async def test_who_refused_is_not_asked_first_again(pair: Pair) -> None:
+    """The next new connection goes to the other address at once."""
+    await pair.first.close()
+    together = asyncio.Barrier(2)
+
+    async def script(connection: OriginConnection) -> None:
+        await connection.request()
+        await together.wait()
+        await connection.send(OK)
+        await connection.gone()
+
+    pair.second.script = script
+    clients = [await pair.proxy.connect(), await pair.proxy.connect()]
+    await clients[0].send(GET)
+    await eventually(lambda: len(pair.second.requests) == 1)
+    await clients[1].send(GET)
+    await eventually(lambda: len(pair.second.requests) == 2)
+    assert pair.proxy.metrics.upstream("origin").connect_failures == 1
+
+
 async def test_all_refuse(pair: Pair) -> None:
     """It is a failed connection, of which each attempt has tried all."""
     await pair.first.close()
