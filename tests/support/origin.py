@@ -118,13 +118,15 @@ class OriginConnection:
             await self.writer.drain()
 
     def half_close(self) -> None:
-        self.writer.write_eof()
+        if not self.writer.is_closing():  # the sidecar may have been quicker
+            self.writer.write_eof()
 
     def close(self) -> None:
         self.writer.close()
 
     def reset(self) -> None:
-        reset(self.writer.transport)
+        if not self.writer.is_closing():
+            reset(self.writer.transport)
 
     async def gone(self) -> None:
         """Returns once the sidecar has closed its side; what comes until then is thrown away."""
