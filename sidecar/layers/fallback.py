@@ -13,7 +13,7 @@ from sidecar.decisions.cache_status import Forward, member
 from sidecar.decisions.ladder import FALLING, is_answer, skipped
 from sidecar.decisions.replay import IDEMPOTENT
 from sidecar.decisions.verdict import Verdict
-from sidecar.errors import ConnectFailed, Rejection, SidecarError
+from sidecar.errors import ClientError, ConnectFailed, Rejection, SidecarError
 from sidecar.exchange import Request, Response, Stream
 from sidecar.headers import Line, every
 from sidecar.replayable import Recording
@@ -237,7 +237,7 @@ def layer(place: Place) -> Layer | None:
                 try:
                     answer = await step.ask(exchange, failure, clock.now())
                 except SidecarError as error:
-                    if error.verdict is Verdict.CLIENT:
+                    if isinstance(error, ClientError):  # its body is broken, or it has left
                         raise
                     exchange.note("fallback", f"failed={error.code}")
                     trouble = trouble or error

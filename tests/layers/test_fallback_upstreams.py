@@ -10,9 +10,11 @@ import pytest
 from sidecar.decisions.verdict import Verdict
 from sidecar.errors import (
     AttemptTimeout,
+    BodyTooLarge,
     CircuitOpen,
     ConnectFailed,
     ConnectionReset,
+    EgressDenied,
     LimitExceeded,
 )
 from sidecar.exchange import End, Exchange, Response, Stream
@@ -23,7 +25,6 @@ BACKUP = "http://backup.example.com:81"
 SECOND = "http://second.example.com"
 LATER: dict[str, Any] = {"respond": {"status": 200, "json": {"status": "later"}}}
 ASK: dict[str, Any] = {"upstream": BACKUP}
-EVERY: list[str] = ["transient", "rate_limited", "quota", "auth"]
 
 
 async def _all(exchange: Exchange) -> bytes:
@@ -80,6 +81,7 @@ async def test_its_answer_is_marked_and_not_to_be_kept() -> None:
         (answer(500), False),
         (fail(ConnectFailed()), False),
         (fail(CircuitOpen()), False),
+        (fail(EgressDenied()), False),
     ],
 )
 async def test_an_upstream_that_fails_in_turn(outcome: Outcome, taken: bool) -> None:
@@ -217,6 +219,15 @@ async def test_a_skipped_step_leaves_the_answer_whole() -> None:
     body.feed(b"theirs")
     body.finish()
     assert (response.status, await content(response)) == (503, b"theirs")
+
+
+async def test_a_client_that_breaks_off_ends_the_search() -> None:
+    """Its body did not come to an end: nobody else is asked, and nothing is answered in another's stead."""
+    bench = Bench(fail(ConnectFailed()))
+    bench.others[BACKUP] = [fail(BodyTooLarge())]
+    response = await bench.route(fallback=[ASK, LATER])()
+    assert shown(response, "sidecar-error") == "body_too_large"
+    assert counted(bench) == {}
 
 
 async def test_a_client_that_leaves_ends_the_search() -> None:
