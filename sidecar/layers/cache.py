@@ -225,7 +225,7 @@ class _Cache:
         Only where the origin or the policy states `stale-if-error`, and the client asks for nothing else.
         """
         interval = self._probe
-        if interval is None or asked.directives is not NOTHING_ASKED or now >= entry.lifetime.sie_until:
+        if interval is None or asked.directives is not NOTHING_ASKED:
             return False
         at = self._clock.now()
         failing = self._health.failing(at, interval) or failed_lately(entry.failed_at, at, interval)

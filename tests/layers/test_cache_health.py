@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from sidecar.decisions.verdict import Verdict
 from sidecar.errors import AttemptTimeout, CircuitOpen, ConnectFailed, ConnectionReset, LimitExceeded
 from tests.support.clock import settle
-from tests.support.script import Bench, Outcome, Send, fail, hang, ok, shown
+from tests.support.script import Bench, Outcome, Send, fail, hang, ok, shown, stated
 
 CACHE: dict[str, Any] = {
     "ttl": "10s",
@@ -277,3 +278,16 @@ async def test_each_route_has_its_own_health() -> None:
     await send(target=KEYS[0])
     bench.script = [ok(b"new")]
     assert (await other(target=b"/other")).body == b"new"
+
+
+async def test_a_stored_error_stands_in_for_none() -> None:
+    """An origin may have its error kept: past its time it is no better than the next one."""
+    busy = stated(b"busy", Verdict.TRANSIENT, cache_control="max-age=10, stale-if-error=60")
+    bench = Bench(busy, fail(ConnectFailed()))
+    send = bench.cache_alone()
+    assert (await send()).body == b"busy"
+    await bench.clock.advance(11)
+    for _ in range(2):
+        with pytest.raises(ConnectFailed):
+            await send()
+    assert len(bench.calls) == 3
