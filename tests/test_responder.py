@@ -83,3 +83,13 @@ async def test_a_route_without_it_goes_on(bench: Bench) -> None:
         502,
         "connect_failed",
     )
+
+
+async def test_a_rate_limit_holds_for_it_too(bench: Bench) -> None:
+    """It protects the sidecar itself; no ladder softens it."""
+    limit = {"rate": "1/m", "burst": 1}
+    made = generation(bench, {"name": "gone", "respond": {"text": "gone"}, "rate_limit": limit})
+    assert [(await ask(made, b"/"))[1].status for _ in range(2)] == [200, 429]
+    laddered = {"name": "all", "rate_limit": limit, "fallback": [{"respond": {"text": "later"}}]}
+    made = generation(bench, laddered)
+    assert [(await ask(made, b"/"))[1].status for _ in range(2)] == [200, 429]

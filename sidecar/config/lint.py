@@ -70,6 +70,8 @@ def policies(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list
                     below = place.below(f"fallback.{index}")
                     found += _attempts(rung.route(route), below)
                     found += _upstream(rung.upstream, rung.connect_to, rung.tls, below)
+                    if rung.classify is not None:
+                        found += classify_lint.route(rung.route(route), below)
             if route.cache is not None:
                 found += cache_lint.route(route, route.cache, place)
             found += classify_lint.route(route, place)
