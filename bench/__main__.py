@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench import measure, memory, report
+from bench import limits, measure, memory, report
 from bench.load import CASES, CONNECTIONS
 from bench.proxies import NGINX_VERSION, PROXIES, WRK_VERSION, Bench, Proxy, find_program, origin
 
@@ -20,15 +20,19 @@ def arguments() -> argparse.Namespace:
         epilog=f"cases: {', '.join(case.name for case in CASES)}; "
         f"proxies: {', '.join(proxy.name for proxy in PROXIES)}",
     )
-    parser.add_argument("what", nargs="?", choices=("all", "speed", "memory"), default="all")
+    parser.add_argument("what", nargs="?", choices=("all", "speed", "memory", "limits"), default="all")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: 5")
-    parser.add_argument("--seconds", type=int, default=3, metavar="S", help="of each run; default: 3")
+    parser.add_argument(
+        "--seconds", type=int, metavar="S", help="of each run, default: 3; of each phase of `limits`, 20"
+    )
     parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES], metavar="CASE")
     parser.add_argument("--proxies", nargs="+", choices=[proxy.name for proxy in PROXIES], metavar="PROXY")
     parser.add_argument("--connections", nargs="+", type=int, default=CONNECTIONS, metavar="N")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report there")
     parser.add_argument("--quick", action="store_true", help="one round of one second, 16 connections")
     given = parser.parse_args()
+    if given.seconds is None:
+        given.seconds = 20 if given.what == "limits" else 3
     if given.quick:
         given.rounds, given.seconds, given.connections = 1, 1, (16,)
     return given
@@ -69,8 +73,18 @@ def footprints(bench: Bench, proxies: list[Proxy]) -> str:
     return report.memory(list(memory.footprints(bench, proxies)), memory.CLIENTS, memory.SIZE)
 
 
+def limited(seconds: int, markdown: Path | None) -> int:
+    text = limits.measured(seconds, progress)
+    print(text)
+    if markdown:
+        limits.put(text, markdown)
+    return 0
+
+
 def main() -> int:
     given = arguments()
+    if given.what == "limits":
+        return limited(given.seconds, given.markdown)
     nginx, wrk = find_program("nginx")(), find_program("wrk")()
     if nginx is None:
         print("The origin is nginx, which is not installed: apt install nginx", file=sys.stderr)

@@ -397,7 +397,9 @@ class Exchange:
     def __init__(self, request: Request, client: str, started: float) -> None:
         self.request = request
         self.client = client
-        """Address of the client, as far as trusted proxies vouch for it."""
+        """Address of the client, as far as trusted proxies vouch for it; `unix` over a Unix socket; empty
+        where the sidecar asks for itself.
+        """
         self.started = started
         """`Clock.now()` when its turn came: pipelined requests wait for those before them."""
         self.request_id = ""

@@ -234,7 +234,8 @@ class Limits(Model):
     rate_limit: RateLimit | None = setting(
         None,
         "Limit on the requests of one client over all ingress routes together, and those that no route "
-        "matches. Routes with a `rate_limit` of their own, `off` included, are left out.",
+        "matches. Routes with a `rate_limit` of their own, `off` included, are left out. `scope` is `all` "
+        "here unless it is written.",
         {"rate": "1000/m", "burst": 20},
     )
 

@@ -83,3 +83,25 @@ async def test_a_fixed_limit_must_be_the_right_one(most: int, least_share: float
     """Half of what the server can do is half of the goodput; much more than that is none."""
     shares = await goodput(halved(1.2, "workers"), {"max": most, "queue": "1s"})
     assert least_share <= shares[2] <= most_share
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [20, 120])
+async def test_an_app_that_waits_for_others_needs_no_number(rate: float) -> None:
+    """It works on all at once, 1.3 ms when it has what it needs and 200 ms when it must ask, and stands still
+    for two seconds now and then: at 20 a second the adaptive limit answers as many as one that is right, give
+    or take a few; at 120, where that is too low, more.
+    """
+
+    def times(chance: random.Random) -> float:
+        return chance.uniform(0.15, 0.25) if chance.random() < 0.9 else 0.0013
+
+    answered = []
+    for limit in (ADAPTIVE, {"max": 16, "queue": "1s"}):
+        phases = [Phase(seconds, rate, workers) for seconds, workers in ((11, 1000), (2, 0)) * 2]
+        await simulate(phases, times, 5.0, {"concurrency_limit": limit})
+        answered.append(sum(phase.good for phase in phases) / sum(phase.arrived for phase in phases))
+    adaptive, fixed = answered
+    assert adaptive > fixed - 0.03
+    if rate > 100:
+        assert adaptive > fixed + 0.1

@@ -106,6 +106,15 @@ async def test_clients_have_each_their_own() -> None:
     assert [(await send(client=client)).status for client in clients] == [200, 200, 200, 429, 429]
 
 
+async def test_the_sidecar_itself_is_no_client() -> None:
+    """What it asks for to warm its cache is not limited, and tells nobody of a limit."""
+    bench = Bench(answer())
+    send = bench.route(rate_limit={"rate": "1/h", "burst": 1})
+    responses = [await send(client="") for _ in range(5)]
+    assert [(response.status, fields(response)) for response in responses] == [(200, (None, None))] * 5
+    assert len(bench.metrics.buckets["all"]) == 0
+
+
 async def test_by_a_header() -> None:
     """By the value of a header; without it by address."""
     bench = Bench(answer())
