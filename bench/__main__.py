@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench import limits, measure, memory, report
+from bench import egress, limits, measure, memory, report
 from bench.load import CASES, CONNECTIONS
 from bench.proxies import NGINX_VERSION, PROXIES, WRK_VERSION, Bench, Proxy, find_program, origin
 
@@ -20,7 +20,8 @@ def arguments() -> argparse.Namespace:
         epilog=f"cases: {', '.join(case.name for case in CASES)}; "
         f"proxies: {', '.join(proxy.name for proxy in PROXIES)}",
     )
-    parser.add_argument("what", nargs="?", choices=("all", "speed", "memory", "limits"), default="all")
+    what = ("all", "speed", "memory", "egress", "limits")
+    parser.add_argument("what", nargs="?", choices=what, default="all")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: 5")
     parser.add_argument(
         "--seconds", type=int, metavar="S", help="of each run, default: 3; of each phase of `limits`, 20"
@@ -89,7 +90,8 @@ def main() -> int:
     if nginx is None:
         print("The origin is nginx, which is not installed: apt install nginx", file=sys.stderr)
         return 1
-    chosen = [proxy for proxy in PROXIES if not given.proxies or proxy.name in given.proxies]
+    wanted = ["sidecar"] if given.what == "egress" else given.proxies
+    chosen = [proxy for proxy in PROXIES if not wanted or proxy.name in wanted]
     found = [(proxy, program) for proxy in chosen if (program := proxy.find())]
     missing = [(proxy.title, proxy.get) for proxy in chosen if not proxy.find()]
     programs = [(proxy.title, proxy.version(program), proxy.what) for proxy, program in found]
@@ -101,14 +103,17 @@ def main() -> int:
     proxies = [proxy for proxy, _ in found]
     parts = [report.setup(command(), programs, missing)]
     with origin(nginx) as bench:
-        if wrk and given.what != "memory":
+        if wrk and given.what in ("all", "egress"):
+            connections = [count for count in given.connections if count > 1]
+            parts.append(egress.run(bench, wrk, nginx, connections, given.rounds, given.seconds))
+        if wrk and given.what in ("all", "speed"):
             cases = [case for case in CASES if not given.only or case.name in given.only]
             plan = measure.Plan(wrk, proxies, cases, given.connections, given.rounds, given.seconds)
             plan = replace(
                 plan, proxies=[it for it in proxies if any(plan.takes(it, case) for case in cases)]
             )
             parts.append(speed(bench, plan))
-        if given.what != "speed":
+        if given.what in ("all", "memory"):
             parts.append(footprints(bench, [proxy for proxy in proxies if proxy.forwards]))
     text = "\n".join(parts)
     print(text)

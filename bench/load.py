@@ -61,10 +61,12 @@ class Outcome:
     """What was wrong with the answers."""
 
 
-def drive(wrk: str, port: int, case: Case, connections: int, seconds: int) -> Outcome:
+def drive(
+    wrk: str, port: int, case: Case, connections: int, seconds: int, base: str = "http://127.0.0.1"
+) -> Outcome:
     """Keeps `connections` busy for some seconds: each sends its next request after its answer."""
     command = [wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(SCRIPT)]
-    command += [f"http://127.0.0.1:{port}", "--", case.method, case.path, str(case.sends)]
+    command += [f"{base}:{port}", "--", case.method, case.path, str(case.sends)]
     command.append("varying" if case.varying else "same")
     ran = subprocess.run(pinned(LOAD_CPU, command), capture_output=True, text=True, check=True)
     line = re.search(r"^BENCH (.+)$", ran.stdout, re.MULTILINE)

@@ -8,36 +8,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
-from urllib.parse import quote, urlsplit
+from typing import Any, TextIO
 
+from sidecar import showing
 from sidecar.config.load import USUAL, Loaded, is_policy, load, load_policy
 from sidecar.config.problems import ConfigError, Problem
-from sidecar.config.schema import Policy, Route
-from sidecar.config.shown import (
-    app_of,
-    match_text,
-    place_of,
-    policy_of,
-    settings_of,
-    upstream_of,
-    value_of,
-)
-
-if TYPE_CHECKING:
-    from sidecar.headers import Line
 
 FINE, FAILED, WRONG = 0, 1, 2
-_EVERYWHERE: Final = frozenset({"observe", "classify"})
-"""Layers of every pipeline."""
-_BY_ITSELF: Final = frozenset({"respond", "rate_limit"})
-"""Policy keys that mean something for a route that answers by itself."""
-_UNQUOTED: Final = "/%:@!$&'()*+,;=~-._{}[]|^"
-"""What may stand in a path as it is; all else that a user types is percent-encoded."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,6 +142,22 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "-d", "--data", default="", metavar="BODY", help="the body, or @FILE: for the cache key it would get"
     )
+    ca = command(
+        "ca",
+        _ca,
+        "make or show the local CA, and print what clients need to trust it",
+        'eval "$(sidecar ca)"',
+        configured,
+    )
+    ca.add_argument(
+        "action",
+        nargs="?",
+        choices=("rotate",),
+        help="make a new key: clients need the new bundle, then a restart, as the sidecar does",
+    )
+    ca.add_argument(
+        "--bundle", type=Path, metavar="FILE", help="write a copy of the bundle there, for others to read"
+    )
     schema = command(
         "schema", _schema, "print JSON Schema, for editors", "sidecar schema policy > policy.schema.json"
     )
@@ -232,103 +230,17 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _routes(arguments: argparse.Namespace) -> int:
-    loaded = _loaded(arguments)
-    for policy in loaded.policies:
-        where = loaded.origins[f"policies.{policy.name}"].file
-        print(f"{policy.name} ({where}) to {upstream_of(policy, loaded)[0]}")
-        rows = [
-            (
-                route.name,
-                match_text(route.match, f"policies.{policy.name}.routes.{route.name}.match", loaded),
-            )
-            for route in policy.routes
-        ]
-        wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        for route, (name, match) in zip(policy.routes, rows, strict=True):
-            print(f"  {name:{wide[0]}}  {match:{wide[1]}}  {' > '.join(pipeline_names(route))}")
-    rest = _rest(loaded)
-    print(f"unmatched: all other requests, to {app_of(loaded)[0]}: {' > '.join(pipeline_names(rest))}")
+    for line in showing.routes(_loaded(arguments)):
+        print(line)
     return FINE
 
 
-def _rest(loaded: Loaded) -> Route:
-    """What requests get that no route of ingress matches."""
-    return Route(name="any", rate_limit=loaded.config.limits.rate_limit)
-
-
-def pipeline_names(route: Route) -> list[str]:
-    """The layers that a route's pipeline is composed of, outermost first."""
-    from sidecar.pipeline import ORDER, WITHOUT_UPSTREAM
-
-    named = set(_EVERYWHERE)
-    named.update(key for key in Policy.model_fields if getattr(route, key) is not None)
-    if route.deadline is not None:
-        named.add("attempt_timeout")  # the one timer serves both
-    if route.respond is not None:
-        return [*(step.name for step in ORDER if step.name in named & WITHOUT_UPSTREAM), "respond"]
-    return [step.name for step in ORDER if step.name in named]
-
-
 def _explain(arguments: argparse.Namespace) -> int:
-    from sidecar.headers import Line
-    from sidecar.routing import Matcher
-
     loaded = _loaded(arguments)
     try:
-        url = urlsplit(arguments.url)
+        rows = showing.explained(loaded, arguments.method, arguments.url, arguments.header, arguments.data)
     except ValueError as error:
-        return _wrong(f"{arguments.url}: {error}")
-    if not url.scheme and not arguments.url.startswith("/"):
-        return _wrong(f"{arguments.url} is neither a URL nor a path (write /{arguments.url})")
-    headers: list[Line] = []
-    for given in arguments.header:
-        name, colon, value = given.partition(":")
-        if not colon:
-            return _wrong(f"{given} is not a header (write NAME:VALUE)")
-        headers.append(Line(name.strip().encode(), value.strip().encode()))
-    method = arguments.method.upper()
-    path = quote(url.path or "/", safe=_UNQUOTED)
-
-    outward = policy_of(url.netloc, loaded)
-    routes = [
-        (policy, route)
-        for policy in ((outward,) if outward else loaded.policies)
-        if outward or policy.direction == "ingress"
-        for route in policy.routes
-    ]
-    matcher = Matcher(route.match for _, route in routes)
-    index = matcher.match(method, url.netloc.encode(), path, headers)
-    rows: list[tuple[str, str, str]]
-    if index is None:
-        rest = Route(name="any") if outward else _rest(loaded)
-        rows = [("route", "unmatched", "no route matches: passed through and only observed")]
-        rows.append(("upstream", *(upstream_of(outward, loaded) if outward else app_of(loaded))))
-        rows.append(("pipeline", " > ".join(pipeline_names(rest)), ""))
-    else:
-        policy, route = routes[index]
-        prefix = f"policies.{policy.name}.routes.{route.name}"
-        rows = [("route", route.name, loaded.origins[prefix].short)]
-        rows.append(
-            ("match", match_text(route.match, f"{prefix}.match", loaded), place_of(loaded, f"{prefix}.match"))
-        )
-        rows += [(f"  {{{name}}}", value, "") for name, value in matcher.variables(index, path).items()]
-        rows.append(("policy file", policy.name, loaded.origins[f"policies.{policy.name}.name"].short))
-        if route.respond is None:
-            rows.append(("upstream", *upstream_of(policy, loaded)))
-        rows.append(("pipeline", " > ".join(pipeline_names(route)), ""))
-        if route.cache is not None and route.respond is None:
-            target = f"{path}?{quote(url.query, safe=f'{_UNQUOTED}?')}" if url.query else path
-            ingress = loaded.config.listen.ingress
-            host = url.netloc or ("localhost" if ingress.unix is not None else str(ingress))
-            start = (method, url.scheme or "http", host.encode(), target.encode())
-            try:
-                key, remark = _cache_key(route, start, headers, arguments.data)
-            except OSError as error:
-                return _wrong(f"{arguments.data[1:]}: {error.strerror}")
-            rows.append(("cache key", value_of(key, f"{prefix}.cache.namespace", loaded.origins), remark))
-        in_use = [key for key in Policy.model_fields if route.respond is None or key in _BY_ITSELF]
-        shown = route.model_dump(mode="json", include=set(in_use))
-        rows += settings_of({key: shown[key] for key in in_use}, prefix, loaded.origins)
+        return _wrong(str(error))
     wide = max(len(key) for key, _, _ in rows)
     middle = max((len(value) for _, value, _ in rows if len(value) <= 40), default=0)
     for key, value, origin in rows:
@@ -336,22 +248,28 @@ def _explain(arguments: argparse.Namespace) -> int:
     return FINE
 
 
-def _cache_key(
-    route: Route, start: tuple[str, str, bytes, bytes], headers: Sequence[Line], data: str
-) -> tuple[str, str]:
-    """The key a request is stored under, with a remark. Raises OSError where the body cannot be read."""
+def _ca(arguments: argparse.Namespace) -> int:
+    loaded = _loaded(arguments)
+    if not loaded.hosts:
+        print("sidecar: no policy file lists hosts, so there is nothing to intercept", file=sys.stderr)
+        return FAILED
+    from sidecar import trust
     from sidecar.clock import SystemClock
-    from sidecar.config.cache_rules import cache_keys
+    from sidecar.listeners.authority import AuthorityError, open_authority
 
-    assert route.cache is not None
-    method, scheme, host, target = start
-    if method not in route.cache.methods:
-        return "none", f"{method} is not among cache.methods"
-    given = next((line.value for line in headers if line.name == b"host"), host)
-    body = Path(data[1:]).read_bytes() if data.startswith("@") else data.encode()
-    keys = cache_keys(route)
-    key = keys.request(method, scheme, given, target, headers, body, SystemClock().wall())
-    return key.decode("ascii"), "and what the answer's Vary names"
+    directory, rotate = loaded.ca_directory, arguments.action == "rotate"
+    try:
+        authority = open_authority(directory, loaded.hosts, SystemClock().wall(), rotate=rotate)
+        if arguments.bundle is not None:
+            shutil.copyfile(authority.bundle, arguments.bundle)
+    except (AuthorityError, OSError) as error:
+        print(f"sidecar: {error}", file=sys.stderr)
+        return FAILED
+    if authority.changed:
+        print(f"sidecar: the local CA: {authority.changed}", file=sys.stderr)
+    for line in trust.told(authority, loaded.hosts, loaded.egress, loaded.config.listen.intercept):
+        print(line)
+    return FINE
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -227,14 +228,8 @@ class EgressPlane:
 
     async def drain(self, seconds: float) -> int:
         """No new calls; those in flight get `seconds`. Returns how many connections were cut off."""
-        until = self._clock.now() + seconds
         self.tunnels.draining = True
-        cut = 0
-        for listener in self.listeners:
-            listener.stop_accepting()
-        for listener in self.listeners:
-            cut += await listener.drain(max(until - self._clock.now(), 0.0))
-        return cut
+        return sum(await asyncio.gather(*(listener.drain(seconds) for listener in self.listeners)))
 
     def close(self) -> None:
         for listener in self.listeners:

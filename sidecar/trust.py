@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import base64
 import re
+import shlex
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 
+from sidecar.config.addresses import Address
 from sidecar.listeners import certificates
+
+if TYPE_CHECKING:
+    from sidecar.listeners.authority import Authority
 
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\s[^-]+-----END CERTIFICATE-----")
@@ -71,6 +76,26 @@ def _without_ours(text: bytes) -> list[bytes]:
         if not (ours and certificates.is_ours(x509.load_pem_x509_certificate(found))):
             kept.append(found + b"\n")
     return kept
+
+
+def told(
+    authority: Authority, hosts: Sequence[str], egress: Address | None, intercept: Sequence[Address]
+) -> Iterator[str]:
+    """What `sidecar ca` prints: lines for a shell, to be read by people too."""
+    ends = authority.certificate.not_valid_after_utc
+    yield f"# The local CA in {authority.directory}, for {', '.join(hosts)} alone; until {ends:%Y-%m-%d}."
+    yield "# The app's clients trust it with this environment (set before the app starts):"
+    for name, value in variables(authority.file, authority.bundle).items():
+        yield f"export {name}={shlex.quote(value)}"
+    if egress is not None and egress.unix is None:
+        proxy = Address("127.0.0.1" if egress.wildcard else egress.host, egress.port)
+        yield "# Clients that heed a proxy (requests, httpx, curl, openai; not aiohttp by itself):"
+        yield f"# export HTTP_PROXY=http://{proxy} HTTPS_PROXY=http://{proxy} NO_PROXY=localhost,127.0.0.1"
+    if intercept:
+        at = intercept[0]
+        yield "# Clients that heed none, with these lines in /etc/hosts:"
+        for host in hosts:
+            yield f"# {'127.0.0.1' if at.wildcard else at.host} {host}"
 
 
 def variables(file: Path, bundle_file: Path) -> dict[str, str]:

@@ -68,16 +68,12 @@ def place_of(loaded: Loaded, path: str) -> str:
     return origin.short if origin else "default"
 
 
-def policy_of(authority: str, loaded: Loaded) -> PolicyFile | None:
-    """The egress policy whose host it is; `authority` with or without a port."""
-    named = (authority.lower(), authority.lower().partition(":")[0])
-    return next((it for it in loaded.policies if not {*named}.isdisjoint(it.hosts)), None)
-
-
 def upstream_of(policy: PolicyFile, loaded: Loaded) -> tuple[str, str]:
     if policy.upstream is None and policy.direction == "egress":
-        path = f"policies.{policy.name}.hosts.0"
-        return f"https://{value_of(policy.hosts[0], path, loaded.origins)}", place_of(loaded, path)
+        path = f"policies.{policy.name}.hosts"
+        if len(policy.hosts) == 1:
+            return f"https://{value_of(policy.hosts[0], f'{path}.0', loaded.origins)}", place_of(loaded, path)
+        return "https to the host that is asked", place_of(loaded, path)
     if policy.upstream is None:
         return app_of(loaded)
     path = f"policies.{policy.name}.upstream"

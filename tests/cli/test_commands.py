@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from sidecar.caching.cache import Caching
-from sidecar.cli import main, pipeline_names
+from sidecar.cli import main
 from sidecar.clock import SystemClock, SystemRandom
 from sidecar.config.load import load
 from sidecar.config.schema import Route
 from sidecar.pipeline import Place, Services, composed
+from sidecar.showing import pipeline_names
 from sidecar.state import State
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.metrics import Metrics

@@ -11,7 +11,8 @@ import pytest
 from sidecar.listeners.hello import alert
 from tests.support.egress import HOST, OTHER, Egress, get
 from tests.support.harness import Client, eventually
-from tests.support.origin import LARGEST_READ, OK, Origin, OriginConnection, self_signed
+from tests.support.origin import OK, Origin, OriginConnection, self_signed
+from tests.support.tls import Tls
 
 DOORS = ("connect", "intercept")
 LARGE = bytes(range(256)) * 2048
@@ -28,58 +29,6 @@ def connect(authority: str, version: str = "1.1") -> bytes:
 async def opened(egress: Egress, door: str) -> Client:
     """A connection on which the listener waits for a ClientHello."""
     return await (egress.tunnel(f"{HOST}:443") if door == "connect" else egress.connect(egress.intercept))
-
-
-class Tls:
-    """A TLS client whose every byte is in the hands of the test."""
-
-    def __init__(self, client: Client, context: ssl.SSLContext, name: str | None = HOST) -> None:
-        self.client = client
-        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._in, self._out, server_hostname=name)
-
-    def hello(self) -> bytes:
-        """The first flight."""
-        with pytest.raises(ssl.SSLWantReadError):
-            self.tls.do_handshake()
-        return self._out.read()
-
-    async def shake_hands(self, then: bytes = b"") -> None:
-        """`then` goes out with the last flight."""
-        while True:
-            try:
-                self.tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await self.flush()
-                await self._more()
-            else:
-                if then:
-                    self.tls.write(then)
-                await self.flush()
-                return
-
-    async def flush(self) -> None:
-        await self.client.send(self._out.read())
-
-    async def _more(self) -> None:
-        data = await asyncio.wait_for(self.client.reader.read(LARGEST_READ), 10)
-        if not data:
-            self._in.write_eof()
-        self._in.write(data)
-
-    def encrypted(self, data: bytes) -> bytes:
-        self.tls.write(data)
-        return self._out.read()
-
-    async def until(self, end: bytes) -> bytes:
-        """What comes, decrypted, up to and including `end`."""
-        got = b""
-        while not got.endswith(end):
-            try:
-                got += self.tls.read(LARGEST_READ)
-            except ssl.SSLWantReadError:
-                await self._more()
-        return got
 
 
 # -- hosts of ours ---------------------------------------------------------------------------------
