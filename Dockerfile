@@ -1,7 +1,8 @@
 # The sidecar beside an app, in the network namespace they share (a Kubernetes pod, or `network_mode: service:app`).
 #   docker build -t nextvision-sidecar .
 #   docker run --network container:app nextvision-sidecar
-# Mount your own files over /etc/sidecar: sidecar.yaml, policies/.
+# Mount your own files over /etc/sidecar: sidecar.yaml, policies/. The local CA is made in /etc/sidecar/.sidecar/ca: keep
+# a volume there, or clients have to trust a new one with each container.
 
 FROM python:3.13-slim AS build
 WORKDIR /src
@@ -22,7 +23,8 @@ LABEL org.opencontainers.image.title="nextvision-sidecar" \
       org.opencontainers.image.licenses="Apache-2.0"
 # A fixed number, so that volumes and `runAsNonRoot` can name it.
 RUN groupadd --gid 10001 sidecar \
-    && useradd --uid 10001 --gid sidecar --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin sidecar
+    && useradd --uid 10001 --gid sidecar --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin sidecar \
+    && install -d -o sidecar -g sidecar -m 0700 /etc/sidecar/.sidecar
 COPY --from=build /opt/sidecar /opt/sidecar
 WORKDIR /etc/sidecar
 COPY sidecar.yaml ./

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sidecar.config import fallback_lint
-from sidecar.config.addresses import Address, Url
+from sidecar.config.addresses import Address, Url, is_ip
 from sidecar.config.place import Place
 from sidecar.config.policy import PolicyFile
 from sidecar.config.problems import Origin, Problem
@@ -67,8 +67,12 @@ def listeners(
                 yield one.place.error(one.key, text)
                 break
         if reaches(settings.app.url, one.address):
-            text = f"this is the sidecar's own {one.what} listener (write where the app listens)"
-            yield Place(origins, "").error("app.url", text)
+            if "app.url" in origins:
+                text = f"this is the sidecar's own {one.what} listener (write where the app listens)"
+                yield Place(origins, "").error("app.url", text)
+            else:
+                text = f"the app listens there, at {settings.app.url} (choose another, or write app.url)"
+                yield one.place.error(one.key, text)
         for policy in files:
             yield from _upstream(policy, one, Place(origins, f"policies.{policy.name}"))
         yield from fallback_lint.own_listener(files, one.what, one.address, origins)
@@ -129,7 +133,14 @@ def clash(a: Address, b: Address) -> bool:
     """Whether two listeners cannot both be bound."""
     if a.unix is not None or b.unix is not None:
         return a.unix == b.unix
-    return a.port == b.port != 0 and (a.host == b.host or a.wildcard or b.wildcard)
+    if a.port != b.port or not a.port:
+        return False
+    return a.host == b.host or ((a.wildcard or b.wildcard) and bool(_families(a) & _families(b)))
+
+
+def _families(address: Address) -> set[int]:
+    """IP versions. A socket for all addresses of IPv6 takes none of IPv4 (asyncio sets IPV6_V6ONLY)."""
+    return ({6} if ":" in address.host else {4}) if is_ip(address.host) else {4, 6}
 
 
 def reaches(url: Url, listener: Address) -> bool:

@@ -191,7 +191,7 @@ def test_explain_of_a_call_to_a_provider(shop: None, capsys: pytest.CaptureFixtu
     Path("sidecar.yaml").write_text("policies: [maps.yaml, shop.yaml]\n", encoding="utf-8")
     for url, route, upstream in (
         ("https://maps.example/geo", "geocode", "https://maps.example"),
-        ("https://maps.example/x", "unmatched", "https://maps.example"),
+        ("https://maps.example/x", "maps/unmatched", "https://maps.example"),
         ("/geo", "unmatched", "http://127.0.0.1:8000"),
     ):
         assert main(["explain", "GET", url]) == 0

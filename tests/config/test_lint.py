@@ -168,6 +168,45 @@ def test_hedges_that_nobody_pays_for_are_a_warning(retry: str, key: str, said: s
     assert f"routes.cart.retry.{key}: warning: {said}" in found
 
 
+EGRESS = "direction: egress\nhosts: [api.example.com]\nroutes: [{name: call}]"
+
+
+@pytest.mark.parametrize(
+    ("main", "policy", "key"),
+    [
+        ("listen: {egress: '0.0.0.0:8081'}\npolicies: [p.yaml]\n", EGRESS, "listen.egress"),
+        (
+            "listen: {intercept: ['127.0.0.1:443', '[::]:443']}\npolicies: [p.yaml]\n",
+            EGRESS,
+            "listen.intercept[1]",
+        ),
+        ("policies: [p.yaml]\n", f"takeover: 0.0.0.0:5053\nupstream: http://b\n{EGRESS}", "takeover"),
+    ],
+)
+def test_an_open_proxy_is_a_warning(main: str, policy: str, key: str) -> None:
+    """Beyond loopback others may call out in the app's name."""
+    (said,) = warnings(policy, main)
+    assert f": {key}: warning: not on loopback: whoever reaches it calls out in the app's name" in said
+
+
+@pytest.mark.parametrize(
+    ("main", "policy"),
+    [
+        ("policies: [p.yaml]\n", EGRESS),
+        ("listen: {egress: off, ingress: '127.0.0.1:8081'}\npolicies: [p.yaml]\n", EGRESS),
+        ("listen: {ingress: '127.0.0.1:8081'}\npolicies: [p.yaml]\n", "routes: [{name: in}]"),
+        ("listen: {intercept: '127.0.0.1:443'}\npolicies: [p.yaml]\n", EGRESS),
+        (
+            "policies: [p.yaml]\n",
+            f"takeover: [127.0.0.1:5053, '[::1]:5053']\nupstream: http://b:5053\n{EGRESS}",
+        ),
+    ],
+)
+def test_listeners_that_fit(main: str, policy: str) -> None:
+    """The egress listener's default port is only taken where a file has use for it."""
+    assert warnings(policy, main) == []
+
+
 def test_an_unchecked_certificate_is_a_warning() -> None:
     """It may be meant, and should be seen."""
     (said,) = warnings("upstream: https://shop\ntls: {verify: false}\nroutes: [{name: cart}]")
