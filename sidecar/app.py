@@ -197,10 +197,7 @@ class App:
 
     def _route_any(self, exchange: Exchange) -> Handler:
         """Of a request that no listener took in: its URL tells which way it goes."""
-        request = exchange.request
-        if self.egress.routes.lists(request.scheme, request.host):
-            return self.egress.routes.proxied(exchange)
-        return self.generation.route(exchange)
+        return self.egress.routes.of_url(exchange) or self.generation.route(exchange)
 
     def _refused(self, peer: str, error: ClientError) -> None:
         self.log.info(
@@ -220,7 +217,9 @@ class App:
             self.redis.start()
         if self._shared is not None:
             self._shared.start()
-        self.cache_control = Control(self.caching, self._route_any, self._ids, _authority(ingress))
+        self.cache_control = Control(
+            self.caching, self._route_any, self._ids, _authority(ingress), self.egress.homes
+        )
         token = self.config.admin.token
         with binding("listen.admin", listen.admin):
             self.admin = await admin.start(

@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from sidecar.alternates import compile_route
+from sidecar.caching.control import purging
+from sidecar.config.addresses import Network, within
 from sidecar.config.schema import Route
 from sidecar.errors import BadRequest, EgressDenied, Misdirected, NotServed, SidecarError
 from sidecar.exchange import AbsoluteRequest, Exchange, Request, Response
@@ -31,10 +33,21 @@ UNLISTED: Final = "unlisted"
 Unlisted = Literal["tunnel", "deny"]
 
 _UNLISTED_ROUTE: Final = Route(name="any").model_copy(update={"name": UNLISTED})
+_PURGE_ROUTE: Final = Route(name="purge")
 _TAKES: Final = (
     "this listener is a forward proxy (http://host/… and CONNECT host:port), and serves /POLICY/… for the "
     "policy files of direction egress"
 )
+
+
+class Purge(NamedTuple):
+    """What answers PURGE, and who may ask for it."""
+
+    handler: Handler
+    purgers: Sequence[Network]
+
+    def may(self, exchange: Exchange) -> bool:
+        return within(exchange.client, self.purgers)
 
 
 class Target(NamedTuple):
@@ -51,16 +64,22 @@ class Target(NamedTuple):
 class File:
     """A policy file of direction egress, compiled."""
 
-    __slots__ = ("_match", "_names", "name", "only", "targets")
+    __slots__ = ("_match", "_names", "_purge", "name", "only", "targets")
 
     def __init__(
-        self, policy: PolicyFile, upstreams: Mapping[str, Upstream], services: Services, others: Pools
+        self,
+        policy: PolicyFile,
+        upstreams: Mapping[str, Upstream],
+        services: Services,
+        others: Pools,
+        purge: Purge | None,
     ) -> None:
         """`upstreams` by the host as the file lists it; by an empty name where all go to one.
 
         `others` are those that fallbacks name.
         """
         self.name = policy.name
+        self._purge = purge
         self._match = Matcher([route.match for route in policy.routes]).match
         self._names = [route.name for route in policy.routes]
         self.targets = {
@@ -88,11 +107,17 @@ class File:
         request.host = target.authority
         request.scheme = target.scheme
         exchange.policy = self.name
+        if request.method == "PURGE" and self._purge is not None and self._purge.may(exchange):
+            return self._purge.handler
         index = self._match(request.method, request.host, request.path, request.headers)
         if index is None:
             return target.unmatched
         exchange.route = self._names[index]
         return target.handlers[index]
+
+    def takes(self, request: Request) -> bool:
+        """Whether one of the file's routes is for a request."""
+        return self._match(request.method, request.host, request.path, request.headers) is not None
 
 
 class EgressRoutes:
@@ -108,15 +133,22 @@ class EgressRoutes:
         *,
         unlisted: Unlisted = "tunnel",
         others: Pools = MappingProxyType({}),
+        purgers: Sequence[Network] = (),
     ) -> None:
-        """`upstreams` by the name of the policy file, then as `File` takes them; `others` as well."""
+        """`upstreams` by the name of the policy file, then as `File` takes them; `others` as well.
+
+        `purgers` are those who may PURGE what is stored.
+        """
+        place = Place(_PURGE_ROUTE, "app", services, plane="egress")  # counted with those of clients
+        purge = Purge(observe.layer(place)(purging(services.caching)), purgers)
         self._files: dict[bytes, File] = {}
         self._secure: dict[bytes, Target] = {}
         """By the authority that a client over TLS may name."""
         self._plain: dict[bytes, Target] = {}
         for policy in policies:
             if policy.direction == "egress":
-                self._add(policy, File(policy, upstreams[policy.name], services, others))
+                used = purge if services.caching.in_use and purgers else None
+                self._add(policy, File(policy, upstreams[policy.name], services, others, used))
         self._denied = unlisted == "deny"
         place = Place(_UNLISTED_ROUTE, UNLISTED, services, plane="egress")
         self._observed = observe.layer(place)
@@ -156,9 +188,27 @@ class EgressRoutes:
         one, two = (self._secure.get(it.lower().encode("latin-1")) for it in (authority, other))
         return one is not None and two is not None and one.file is two.file
 
-    def lists(self, scheme: str, host: bytes) -> bool:
-        """Whether a policy file has the calls to `host`."""
-        return _looked_up(self._secure if scheme == "https" else self._plain, host) is not None
+    def of_url(self, exchange: Exchange) -> Handler | None:
+        """The handler of a call that came in by no listener: by its URL, as it is listed or as it is stored.
+
+        None where no policy file has such calls.
+        """
+        request = exchange.request
+        table = self._secure if request.scheme == "https" else self._plain
+        target = _looked_up(table, request.host)
+        if target is None:
+            there = [
+                it
+                for file in self._files.values()
+                for it in file.targets.values()
+                if (it.scheme, it.authority) == (request.scheme, request.host)
+            ]
+            # One upstream may be that of several files: then the routes tell.
+            target = next((it for it in there if it.file.takes(request)), there[0] if there else None)
+        if target is None:
+            return None
+        exchange.plane = "egress"
+        return target.file.handler(exchange, target)
 
     @property
     def denies(self) -> bool:

@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     from sidecar.pipeline import Handler, Services
 
 
+def _urls(policy: PolicyFile) -> list[Url]:
+    """The upstreams of an egress policy file."""
+    if policy.upstream is not None:
+        return [policy.upstream]
+    named = (listed.partition(":") for listed in policy.hosts)
+    return [Url("https", host, int(port or 443)) for host, _, port in named]
+
+
 class EgressPlane:
     """All that serves the app's own calls."""
 
@@ -65,8 +73,16 @@ class EgressPlane:
             self.tunnels,
             services,
             unlisted=config.egress.unlisted,
+            purgers=config.trusted.debug,
             others=pools((it for it in loaded.policies if it.direction == "egress"), self._other),
         )
+        self.homes = {
+            route.name: urls[0]
+            for policy in loaded.policies
+            if policy.direction == "egress" and len(urls := _urls(policy)) == 1
+            for route in policy.routes
+        }
+        """Where routes ask when a path is all that is known, by their names."""
         self.authority = self._authority()
         self._limits = limits
         self._on_refused = on_refused
@@ -81,10 +97,8 @@ class EgressPlane:
         if policy.upstream is not None:
             return {"": self._pool(policy.name, policy.upstream, policy.connect_to, policy.tls)}
         found = {}
-        for listed in policy.hosts:
-            host, _, port = listed.partition(":")
+        for listed, url in zip(policy.hosts, _urls(policy), strict=True):
             name = policy.name if len(policy.hosts) == 1 else f"{policy.name}/{listed}"
-            url = Url("https", host, int(port or 443))
             found[listed] = self._pool(name, url, policy.connect_to, policy.tls, listed=True)
         return found
 

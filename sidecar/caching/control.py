@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from sidecar.headers import Line
 if TYPE_CHECKING:
     from sidecar.caching.cache import Caching
     from sidecar.clock import Ids
+    from sidecar.config.addresses import Url
     from sidecar.pipeline import Handler
 
 
@@ -40,9 +42,17 @@ class Control:
     """What the admin listener, PURGE and the start may do with the cache."""
 
     def __init__(
-        self, caching: Caching, route: Callable[[Exchange], Handler], ids: Ids, authority: str
+        self,
+        caching: Caching,
+        route: Callable[[Exchange], Handler],
+        ids: Ids,
+        authority: str,
+        homes: Mapping[str, Url] = MappingProxyType({}),
     ) -> None:
-        """`authority`: the host of paths that are given without one."""
+        """`authority`: the host of paths that are given without one; `homes`: the upstream that such a
+        path is of, by the name of the route, where it is not the app.
+        """
+        self._homes = homes
         self._caching = caching
         self._route = route
         self._ids = ids
@@ -89,7 +99,7 @@ class Control:
 
     def _wanted(self, route: str | None) -> list[Uri]:
         configured = [
-            self._uri(path)
+            self._uri(path, self._homes.get(name))
             for name, cache in self._caching.routes.items()
             if route in (None, name)
             for path in cache.settings.warm
@@ -101,7 +111,9 @@ class Control:
         ]
         return list(dict.fromkeys([*configured, *seen]))[:MOST_WARMED]
 
-    def _uri(self, url: str) -> Uri:
+    def _uri(self, url: str, home: Url | None = None) -> Uri:
+        if home is not None:
+            url = f"{home.scheme}://{home.authority}{url}"
         parts = urlsplit(url)
         if parts.scheme not in ("", "http", "https") or not parts.path.startswith("/"):
             raise ValueError(f'"{url}" is neither a path nor an http URL')

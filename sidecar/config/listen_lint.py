@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sidecar.config import fallback_lint
 from sidecar.config.addresses import Address, Url, is_ip
+from sidecar.config.cache_policy import Cache
 from sidecar.config.place import Place
 from sidecar.config.policy import PolicyFile
 from sidecar.config.problems import Origin, Problem
@@ -127,6 +128,12 @@ def direction(policy: PolicyFile, place: Place) -> Iterator[Problem]:
     if policy.takeover and policy.upstream is None:
         mend = "write for example upstream: http://bridge.internal:5053"
         yield place.error("takeover", f"where do the requests go? ({mend})")
+
+
+def warming(policy: PolicyFile, cache: Cache, place: Place) -> Iterator[Problem]:
+    """Paths to warm are of the file's upstream: there must be one."""
+    if policy.direction == "egress" and cache.warm and policy.upstream is None and len(policy.hosts) > 1:
+        yield place.error("cache.warm", "of which host? (write upstream, or a file for each host)")
 
 
 def clash(a: Address, b: Address) -> bool:

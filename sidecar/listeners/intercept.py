@@ -50,7 +50,9 @@ class Interceptor(CallListener):
         self._on_failed = on_failed
         self._doors: dict[str, Door] = {}
 
-    def intercept(self, opening: Opening, raw: asyncio.Transport, data: bytes, name: str, port: int) -> None:
+    def intercept(
+        self, opening: Opening, raw: asyncio.Transport, data: bytes, name: str, port: int
+    ) -> TlsTransport:
         """Answers a ClientHello, and serves what is asked inside of `name`, which must be ours."""
         assert self._authority is not None
         host = f"{name}:{port}"
@@ -70,7 +72,9 @@ class Interceptor(CallListener):
             self.forget(opening)
 
         context = self._authority.context(name, self.clock.wall())
-        TlsTransport(raw, context, make, failed).begin(data)
+        tls = TlsTransport(raw, context, make, failed)
+        tls.begin(data)
+        return tls
 
     def failed(self, peer: str, host: str, reason: str) -> None:
         self._cells.tls_failures += 1
@@ -115,7 +119,7 @@ class Door:
 class Opening(asyncio.Protocol):
     """A connection of which nothing is known yet but, after a CONNECT, what that asked for."""
 
-    __slots__ = ("_asked", "_data", "_done", "_listener", "_since", "peer", "transport", "trusted")
+    __slots__ = ("_asked", "_data", "_done", "_listener", "_since", "_tls", "peer", "transport", "trusted")
 
     def __init__(self, listener: Interceptor, asked: tuple[str, int] | None = None) -> None:
         """`asked`: host and port of the CONNECT; the host is one of ours."""
@@ -123,6 +127,8 @@ class Opening(asyncio.Protocol):
         self._asked = asked
         self._data = b""
         self._since = listener.clock.now()
+        self._tls: TlsTransport | None = None
+        """Once the ClientHello was answered."""
         self._done = False
         self.transport: asyncio.Transport | None = None
         self.peer = ""
@@ -189,13 +195,14 @@ class Opening(asyncio.Protocol):
             self._fail("the ClientHello names no host (SNI)", hello.UNRECOGNIZED_NAME)
             return
         else:
-            own: int = raw.get_extra_info("sockname")[1]
+            at = raw.get_extra_info("sockname")
+            own: int = at[1] if isinstance(at, tuple) else HTTPS
             # A port that only leads here, 8443 for 443 say, is as good as the one it stands for.
             host, port = name, own if routes.owns(f"{name}:{own}") else HTTPS
             if not routes.owns(f"{host}:{port}"):
                 self._pass_through(raw, f"{name}:{own}")
                 return
-        self._listener.intercept(self, raw, self._data, host, port)
+        self._tls = self._listener.intercept(self, raw, self._data, host, port)
 
     def _pass_through(self, raw: asyncio.Transport, authority: str) -> None:
         if self._listener.routes().denies:
@@ -226,18 +233,26 @@ class Opening(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Called about once a second: the handshake has the time of a request's head."""
         limit = self._listener.limits.header_timeout
-        if self.transport is not None and now - self._since > limit:
-            if not self._done:
-                self._done = True
-                self._listener.failed(self.peer, self._host, f"no TLS within {limit:g} s")
-            self.transport.abort()
+        if self.transport is None or now - self._since <= limit:
+            return
+        reason = f"no TLS within {limit:g} s"
+        if self._tls is not None:
+            self._tls.give_up(reason)
+            return
+        if not self._done:
+            self._done = True
+            self._listener.failed(self.peer, self._host, reason)
+        self.transport.abort()
 
     def shut_down(self) -> None:
         self.abort()
 
     def abort(self) -> None:
         self._done = True
-        if self.transport is not None:
+        if self._tls is not None:
+            self._tls.give_up(None)
+            self._listener.forget(self)
+        elif self.transport is not None:
             self.transport.abort()
 
 

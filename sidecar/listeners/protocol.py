@@ -461,7 +461,7 @@ class ServerProtocol(asyncio.Protocol):
         if not incoming.keep_alive or self._listener.draining:
             self._end_connection(linger=False)
             return
-        if parser.leftover is not None:
+        if incoming.upgrade and parser.leftover is not None:
             try:
                 parser.resume()
             except ClientError as error:

@@ -118,6 +118,14 @@ class TlsTransport(asyncio.Protocol):
         if self._above is not None:  # it may have been turned away
             self._read()
 
+    def give_up(self, reason: str | None) -> None:
+        """Ends a handshake that is not over, for `reason`; None: for none that is to be told."""
+        if reason is None:
+            self._on_failed = None
+        else:
+            self._fail(reason)
+        self._raw.abort()
+
     def _left(self) -> None:
         # Clients on asyncio, aiohttp among them, send no alert when they do not accept a certificate.
         seen = " when it saw our certificate: perhaps it does not trust the local CA; " + MEND

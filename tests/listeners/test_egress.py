@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from sidecar.config.addresses import Url
+from sidecar.exchange import Exchange, Request
 from tests.support.egress import HOST, OTHER, Egress, get
 from tests.support.harness import GET, eventually
 from tests.support.origin import Origin, OriginConnection, answers
@@ -149,6 +152,42 @@ async def test_a_takeover_address(tmp_path: Path) -> None:
         assert egress.metrics.listeners["takeover"].accepted == 1
         assert egress.plane.authority is None
     assert egress.requests()[0]["route"] == "all"
+
+
+async def test_purge(tmp_path: Path) -> None:
+    """PURGE of a listed host's URL drops what is stored for it, by any door, for those who may."""
+    cached = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\nok"
+    async with Origin(cached) as origin, Egress(tmp_path, url(origin), route={"cache": {}}) as egress:
+        client = await egress.connect()
+        await client.ask(absolute(HOST, "/x"))
+        for purge, found in (
+            (absolute(HOST, "/x").replace(b"GET", b"PURGE"), 1),
+            (get("x", "/provider/x").replace(b"GET", b"PURGE"), 0),
+        ):
+            answer = await client.ask(purge)
+            assert (answer.status, answer.body) == (200 if found else 404, b'{"purged": %d}' % found)
+        await client.ask(absolute(HOST, "/x"))
+        assert len(origin.requests) == 2
+
+
+async def test_calls_that_come_in_by_no_listener(tmp_path: Path) -> None:
+    """Warming and the like find the file by the URL, as it is listed or as it is stored; else it has none."""
+    async with Origin(OK) as origin, Egress(tmp_path, url(origin)) as egress:
+
+        def found(address: str) -> str | None:
+            parts = urlsplit(address)
+            request = Request("GET", parts.path.encode(), [], host=parts.netloc.encode(), scheme=parts.scheme)
+            exchange = Exchange(request, "", 0.0)
+            if egress.plane.routes.of_url(exchange) is None:
+                return None
+            return f"{exchange.route} {request.scheme}://{request.host.decode()}"
+
+        upstream = f"http://{origin.address}"
+        assert found(f"https://{HOST}/x") == f"all {upstream}"
+        assert found(f"{upstream}/x") == f"all {upstream}"
+        assert found(f"https://{origin.address}/x") is None
+        assert found("https://other.example/x") is None
+        assert egress.plane.homes["all"] == Url("http", "127.0.0.1", origin.address.port)
 
 
 # -- what nobody owns ------------------------------------------------------------------------------
@@ -353,6 +392,19 @@ async def test_back_pressure_in_a_tunnel(tmp_path: Path, side: str) -> None:
         go.set()
         await eventually(lambda: received == size)
         await work
+
+
+async def test_a_connect_behind_another_request(tmp_path: Path) -> None:
+    """A connection may serve requests first; what comes behind the CONNECT, early too, is the tunnel's."""
+    async with Origin(echo) as far, Origin(OK) as origin, Egress(tmp_path, url(origin)) as egress:
+        client = await egress.connect()
+        await client.send(
+            absolute(HOST) + b"CONNECT localhost:%d HTTP/1.1\r\nHost: x\r\n\r\n\x16\x03" % far.address.port
+        )
+        assert (await client.answer()).body == b"ok"
+        assert (await client.head()).status == 200
+        await client.send(b"more")
+        assert await client.reader.readexactly(6) == b"\x16\x03more"
 
 
 async def test_too_many_connections(tmp_path: Path) -> None:

@@ -141,6 +141,22 @@ async def test_bytes_right_behind_the_heads() -> None:
             assert await client.reader.readexactly(11) == b"first\x00early"
 
 
+async def test_an_upgrade_behind_another_request() -> None:
+    """What came right behind the upgrade's head is the tunnel's, though a request before it was answered."""
+
+    async def script(connection: OriginConnection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await echo(connection)
+
+    async with Origin(script) as origin, Harness(origin, ALL_POLICIES) as proxy:
+        client = await proxy.connect()
+        await client.send(b"GET / HTTP/1.1\r\nHost: app\r\n\r\n" + UPGRADE + b"\x00early")
+        assert (await client.answer()).body == b"ok"
+        assert (await client.head()).status == 101
+        assert await client.reader.readexactly(6) == b"\x00early"
+
+
 async def test_client_half_closes() -> None:
     """The app sees the end of what the client sends, and may still answer (RFC 6455, 7.1.1)."""
 
