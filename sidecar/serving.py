@@ -71,3 +71,7 @@ def run(loaded: Loaded, command: Sequence[str]) -> int:
     except CannotStart as error:
         sys.stderr.write(f"sidecar: {error}\n")
         return 2
+    finally:
+        # The loop took its handlers with it: told once more to stop, the process would say with its exit
+        # code that it was killed, though all is over but the interpreter's own end.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
