@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench import egress, limits, measure, memory, report
+from bench import egress, inspection, limits, measure, memory, report
 from bench.load import CASES, CONNECTIONS
 from bench.proxies import NGINX_VERSION, PROXIES, WRK_VERSION, Bench, Proxy, find_program, origin
 
@@ -20,11 +20,18 @@ def arguments() -> argparse.Namespace:
         epilog=f"cases: {', '.join(case.name for case in CASES)}; "
         f"proxies: {', '.join(proxy.name for proxy in PROXIES)}",
     )
-    what = ("all", "speed", "memory", "egress", "limits")
+    what = ("all", "speed", "memory", "egress", "limits", "inspect")
     parser.add_argument("what", nargs="?", choices=what, default="all")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: 5")
     parser.add_argument(
         "--seconds", type=int, metavar="S", help="of each run, default: 3; of each phase of `limits`, 20"
+    )
+    parser.add_argument(
+        "--requests",
+        type=int,
+        default=400,
+        metavar="N",
+        help="each way, of a round of `inspect`; default: 400",
     )
     parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES], metavar="CASE")
     parser.add_argument("--proxies", nargs="+", choices=[proxy.name for proxy in PROXIES], metavar="PROXY")
@@ -90,6 +97,8 @@ def main() -> int:
     if nginx is None:
         print("The origin is nginx, which is not installed: apt install nginx", file=sys.stderr)
         return 1
+    if given.what == "inspect":
+        return publish(looks(nginx, given.rounds, given.requests), given.markdown)
     wanted = ["sidecar"] if given.what == "egress" else given.proxies
     chosen = [proxy for proxy in PROXIES if not wanted or proxy.name in wanted]
     found = [(proxy, program) for proxy in chosen if (program := proxy.find())]
@@ -115,10 +124,24 @@ def main() -> int:
             parts.append(speed(bench, plan))
         if given.what in ("all", "memory"):
             parts.append(footprints(bench, [proxy for proxy in proxies if proxy.forwards]))
-    text = "\n".join(parts)
+    return publish("\n".join(parts), given.markdown)
+
+
+def looks(nginx: str, rounds: int, requests: int) -> str:
+    """What a look at the body adds."""
+    with origin(nginx, inspection.bodies()) as bench:
+        measured = {}
+        for path, times in inspection.measure(bench, rounds, requests):
+            measured[path] = times
+            progress(path)
+    progress("")
+    return inspection.report(measured, rounds, requests)
+
+
+def publish(text: str, file: Path | None) -> int:
     print(text)
-    if given.markdown:
-        given.markdown.write_text(text)
+    if file:
+        file.write_text(text)
     return 0
 
 

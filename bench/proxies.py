@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -235,8 +235,8 @@ class Bench:
 
 
 @contextlib.contextmanager
-def origin(nginx_program: str) -> Iterator[Bench]:
-    """Starts nginx with the fixed bodies, beside the load on its CPU."""
+def origin(nginx_program: str, files: Mapping[str, bytes] | None = None) -> Iterator[Bench]:
+    """Starts nginx with the fixed bodies, and others by path, beside the load on its CPU."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="bench-", dir=memory if memory.is_dir() else None) as name:
         folder = Path(name)
@@ -244,8 +244,8 @@ def origin(nginx_program: str) -> Iterator[Bench]:
         bench = Bench(folder, 0)
         place = bench.place("origin")
         (place.folder / "www").mkdir()
-        for path, size in BODIES.items():
-            (place.folder / "www" / path).write_bytes(b"x" * size)
+        for path, content in {**{it: b"x" * size for it, size in BODIES.items()}, **(files or {})}.items():
+            (place.folder / "www" / path).write_bytes(content)
         conf = place.fill("origin.conf", BODY="x" * KIB)
         command = [nginx_program, "-p", str(place.folder), "-e", "stderr", "-c", str(conf)]
         with started("origin", place, command, LOAD_CPU, "/1k"):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sidecar.decisions.globs import glob_pattern
 from sidecar.decisions.json_match import All, Pattern
+from sidecar.decisions.skim import Skim
 from sidecar.decisions.verdict import BY_STATUS, Verdict
 
 if TYPE_CHECKING:
@@ -79,6 +80,13 @@ class Plan:
             if pattern.holds(body):
                 return judgement
         return self.otherwise
+
+    def undecided(self, text: bytes) -> bool:
+        """Whether the JSON text may come to something else than `otherwise`; else it need not be parsed."""
+        skim = Skim(text)
+        return skim.obscure or any(
+            judgement != self.otherwise and pattern.may_hold(skim) for pattern, judgement in self.pending
+        )
 
 
 class Rules:

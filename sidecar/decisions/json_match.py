@@ -13,11 +13,12 @@ stands for any characters. The text `*` alone is anything but null: something is
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from sidecar.decisions.globs import glob_covers, glob_pattern
+from sidecar.decisions.skim import PLAIN_NAME, Skim
 
 Scalar = str | int | float | bool | None
 ANYTHING: Final = "*"
@@ -95,11 +96,15 @@ def _wrong(text: str, at: int) -> str:
 class Condition:
     """One path, and what must be there."""
 
-    __slots__ = ("_path", "_test")
+    __slots__ = ("_name", "_path", "_test")
 
-    def __init__(self, path: Path, test: Callable[[Any], bool]) -> None:
+    def __init__(self, path: Path, written: OneOf | All) -> None:
         self._path = path
-        self._test = test
+        last = path[-1]
+        named = last is not None and last.place < 0 and PLAIN_NAME.fullmatch(last.name)
+        self._name = last.name if last is not None and named else None
+        """Of the member that it is about; None where it may be an element, or be spelled in many ways."""
+        self._test: Pattern | _Values = Pattern(written) if isinstance(written, All) else _Values(written)
 
     def holds(self, value: Any, at: int = 0) -> bool:
         """For a value as a JSON parser gives it; `at`: how many steps led to it."""
@@ -118,7 +123,13 @@ class Condition:
                 value = value[step.place]
             else:
                 return False
-        return self._test(value)
+        return self._test.holds(value)
+
+    def may_hold(self, skim: Skim) -> bool:
+        """False where it surely does not hold for the text."""
+        if isinstance(self._test, Pattern):
+            return self._test.may_hold(skim)
+        return self._name is None or self._test.may_hold(skim, self._name)
 
 
 class Pattern:
@@ -128,16 +139,17 @@ class Pattern:
 
     def __init__(self, written: All) -> None:
         """Raises ValueError where a path is none."""
-        self._conditions = tuple(
-            Condition(path, Pattern(test).holds if isinstance(test, All) else _Values(test).accepts)
-            for path, test in _flat(written)
-        )
+        self._conditions = tuple(Condition(path, test) for path, test in _flat(written))
 
     def holds(self, value: Any) -> bool:
         for condition in self._conditions:  # noqa: SIM110 - a generator costs more than the rest
             if not condition.holds(value):
                 return False
         return True
+
+    def may_hold(self, skim: Skim) -> bool:
+        """False where it surely does not hold for the text."""
+        return all(condition.may_hold(skim) for condition in self._conditions)
 
 
 class _Values:
@@ -158,7 +170,7 @@ class _Values:
         )
         self._null = None in written.values
 
-    def accepts(self, value: Any) -> bool:
+    def holds(self, value: Any) -> bool:
         if value is None:
             return self._null
         if self._anything:
@@ -169,6 +181,15 @@ class _Values:
         if kind is bool:
             return value in self._booleans
         return (kind is int or kind is float) and value in self._numbers
+
+    def may_hold(self, skim: Skim, name: str) -> bool:
+        """Whether one of the members of that name may hold such a value."""
+        members = skim.members(name)
+        if members.unknown:
+            return True
+        if members.others and (self._anything or self._null or self._booleans or self._numbers):
+            return True
+        return any(self.holds(text) for text in members.texts)
 
 
 def _flat(written: All, before: Path = ()) -> list[tuple[Path, OneOf | All]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST: Final = 64 * 1024
 """Bytes that are looked at, as sent and as decoded."""
+SMALL: Final = 4 * 1024
+"""Bytes that are parsed sooner than thought about."""
 NOTHING: Final = object()
 """There is no JSON value to be found."""
 
@@ -116,11 +118,12 @@ class Opening:
 class JsonBody(Opening):
     """A body that is one JSON value."""
 
-    __slots__ = ("_bits", "_declared", "_size", "_sniffing")
+    __slots__ = ("_bits", "_declared", "_size", "_sniffing", "_worth")
 
-    def __init__(self, *, declared: bool, bits: int | None) -> None:
-        """`declared`: its media type says JSON. `bits`: of its content coding."""
+    def __init__(self, *, declared: bool, bits: int | None, worth: Callable[[bytes], bool]) -> None:
+        """`declared`: its media type says JSON. `bits`: of its content coding. `worth`: see `opening`."""
         super().__init__()
+        self._worth = worth
         self._declared = declared
         self._bits = bits
         self._size = 0
@@ -150,7 +153,7 @@ class JsonBody(Opening):
             if not inflater.complete:
                 self.trouble = UNDECODABLE
                 return
-        if whole:
+        if whole and (len(whole) < SMALL or self._worth(whole)):
             self._parse(whole.removeprefix(_BOM), expected=self._declared)
 
 
@@ -207,9 +210,12 @@ class FirstEvent(Opening):
             self._parse(data[0] if len(data) == 1 else b"\n".join(data), expected=False)
 
 
-def opening(headers: Iterable[Line], length: int | None) -> Opening | str:
+def opening(
+    headers: Iterable[Line], length: int | None, worth: Callable[[bytes], bool] = bool
+) -> Opening | str:
     """The look at a body with these header fields and of so many bytes, None where that is not known.
 
+    `worth` tells of a whole text whether it matters what is in it, where that costs less than parsing.
     Where there is none, the reason as a word for the trail; nothing for what is no JSON anyway.
     """
     media = coding = b""
@@ -232,4 +238,4 @@ def opening(headers: Iterable[Line], length: int | None) -> Opening | str:
         return FirstEvent(bits=bits)
     if length is not None and length > MOST:
         return TOO_LARGE
-    return JsonBody(declared=declared, bits=bits)
+    return JsonBody(declared=declared, bits=bits, worth=worth)

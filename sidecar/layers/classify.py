@@ -21,7 +21,7 @@ from sidecar.exchange import Stream
 from sidecar.headers import Line
 
 if TYPE_CHECKING:
-    from sidecar.decisions.classify import Judgement, Rules
+    from sidecar.decisions.classify import Judgement, Plan, Rules
     from sidecar.exchange import Exchange, Response
     from sidecar.pipeline import Handler, Layer, Place
 
@@ -82,7 +82,7 @@ def _with_rules(place: Place, rules: Rules, *, timed: bool) -> Layer:
                 judgement = plan.otherwise
                 trouble = ""
                 if plan.pending and response.body:
-                    value, trouble = await _look(response)
+                    value, trouble = await _look(response, plan)
                     if value is not NOTHING:
                         judgement = plan.settle(value)
             except UpstreamError as error:
@@ -116,13 +116,14 @@ def _tell(exchange: Exchange, response: Response, judgement: Judgement, trouble:
     exchange.note("classify", decision)
 
 
-async def _look(response: Response) -> tuple[Any, str]:
-    """The JSON value that the body holds, or begins with; `NOTHING`, and why, where it has none.
+async def _look(response: Response, plan: Plan) -> tuple[Any, str]:
+    """The JSON value that the body holds, or begins with; `NOTHING` where it has none that matters, and why.
 
     Raises what broke the body, if that happened before enough of it was there.
     """
     body = response.body
-    look = opening(response.headers, body.length if isinstance(body, Stream) else len(body))
+    length = body.length if isinstance(body, Stream) else len(body)
+    look = opening(response.headers, length, plan.undecided)
     if isinstance(look, str):
         return NOTHING, look
     if not isinstance(body, Stream):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,6 +112,90 @@ def test_what_an_answer_was_made_without() -> None:
     """Of the rule that matched."""
     rules = [Rule(OK, json=body(a=0), degraded="maps"), Rule(OK, json=body(b=0))]
     assert [judged(rules, 200, value).degraded for value in ({"a": 0}, {"b": 0}, {})] == ["maps", "", ""]
+
+
+NAMES = st.sampled_from(["a", "b", "0", "a-b", "é"])
+INNER = st.sampled_from([None, True, 0, 1.5, "x", "xy", 'q"', "é", ""])
+JSON = st.recursive(
+    INNER, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=8
+)
+WANTED = st.lists(
+    st.sampled_from([None, True, 0, 1.5, "x", "x*", "*", 'q"', "é", ""]), min_size=1, max_size=2
+)
+PATHS = st.lists(NAMES | st.just("*"), min_size=1, max_size=2).map(".".join)
+PATTERNS = st.recursive(
+    WANTED.map(lambda values: OneOf(tuple(values))),
+    lambda inner: st.lists(st.tuples(PATHS, inner), min_size=1, max_size=2).map(lambda it: All(tuple(it))),
+    max_leaves=3,
+).filter(lambda test: isinstance(test, All))
+
+
+def spelled(value: Any, data: st.DataObject) -> bytes:
+    """JSON with white space and escapes as a server may put them."""
+
+    def text(plain: str) -> str:
+        if data.draw(st.booleans()):
+            return json.dumps(plain, ensure_ascii=data.draw(st.booleans()))
+        return '"' + "".join(f"\\u{ord(char):04x}" for char in plain) + '"'
+
+    def of(value: Any) -> str:
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{text(key)}{space}:{space}{of(it)}' for key, it in value.items())}}}"
+        if isinstance(value, list):
+            return f"[{', '.join(of(it) for it in value)}]"
+        return text(value) if isinstance(value, str) else json.dumps(value)
+
+    space = data.draw(st.sampled_from(["", " ", "\n\t"]))
+    return of(value).encode()
+
+
+@given(st.lists(st.tuples(PATTERNS, st.sampled_from([OK, QUOTA])), max_size=3), JSON, st.data())
+def test_what_is_not_parsed_would_have_come_to_the_same(
+    written: list[tuple[All, Verdict]], value: Any, data: st.DataObject
+) -> None:
+    """However the JSON is spelled: a text that is called decided has the verdict of no body."""
+    text = spelled(value, data)
+    assert json.loads(text) == value
+    plan = Rules([Rule(verdict, json=pattern) for pattern, verdict in written]).plan(200, ())
+    if plan.settle(value) != plan.otherwise:
+        assert plan.undecided(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "undecided"),
+    [
+        (b'{"status": "OK", "x": ["OVER_QUERY_LIMIT"]}', False),
+        (b'{"status" : "ZERO_RESULTS"}', True),
+        (b'{"status": "OVER_QUERY_LIMIT"}', True),
+        (b'{"status": 1}', False),
+        (b'{"status": "Z\\u0045RO"}', True),
+        (b'{"st\\u0061tus": "x"}', True),
+        (b'{"text": "\\u003cb\\u003e \\u00e9"}', False),
+        (b'{"text": "{\\"status\\": \\"ZERO_RESULTS\\"}"}', False),
+        (b'{"a": {"status": "ZERO_RESULTS"}}', True),
+        (b'{"status": "OK"}' * 33, True),
+        (b"<html>", False),
+        (b"", False),
+    ],
+)
+def test_what_is_worth_parsing(text: bytes, *, undecided: bool) -> None:
+    """Only what may come to another verdict than the status has; `status: OK` cannot."""
+    assert Rules(GOOGLE).plan(200, ()).undecided(text) is undecided
+
+
+def test_a_text_with_escapes_is_worth_parsing() -> None:
+    """What it says is not seen without."""
+    plan = Rules([Rule(QUOTA, json=body(message="*daily*"))]).plan(200, ())
+    assert plan.undecided(b'{"message": "your \\"daily\\" quota"}')
+    assert plan.undecided(b'{"message": "\\n"}')
+    assert not plan.undecided(b'{"message": "your quota"}')
+
+
+def test_a_member_that_may_be_an_element_is_worth_parsing() -> None:
+    """Numbers, stars, names that have many spellings: no skimming tells."""
+    for path in ("0", "a.*", "a-b", "é"):
+        plan = Rules([Rule(QUOTA, json=All(((path, OneOf(("x",))),)))]).plan(200, ())
+        assert plan.undecided(b"{}")
 
 
 STATUSES = st.sampled_from([200, 404, 429, 500])

@@ -88,6 +88,20 @@ async def test_a_whole_body_is_handed_up_as_it_is() -> None:
         assert bench.sent[0].note_list == [("upstream", "status=429"), ("classify", "quota")]
 
 
+@pytest.mark.parametrize("size", [10, 60_000])
+async def test_the_size_of_a_body_makes_no_difference(size: int) -> None:
+    """A large one is parsed only where that may matter, and comes to the same."""
+    filling = b'{"filling": "%b", ' % (b"x" * size)
+    for body, verdict in (
+        (filling + SPENT[1:], Verdict.QUOTA),
+        (filling + b'"error": {"code": null}}', Verdict.RATE_LIMITED),
+        (filling + b'"code": "insufficient_quota"}', Verdict.RATE_LIMITED),
+    ):
+        bench = Bench(ok(body, 429, **JSON))
+        response = await bench.route(classify=[QUOTA])()
+        assert response.verdict is verdict
+
+
 async def test_a_streamed_body_is_waited_for() -> None:
     """And is whole by then: one write to the client."""
     bench = Bench(stream(body := Stream(None, len(SPENT)), 429, **JSON))
