@@ -114,7 +114,9 @@ class RetryOn(Model):
         ["transient"],
     )
     statuses: tuple[Status, ...] = setting(
-        (), "Statuses that count as transient on this route, whatever else they mean.", [404]
+        (),
+        "Statuses that count as transient on this route, where no rule of `classify` says otherwise.",
+        [404],
     )
     errors: tuple[Literal["connect", "reset", "timeout"], ...] = setting(
         ("connect", "reset", "timeout"),
