@@ -60,7 +60,7 @@ def _rest(loaded: Loaded) -> Route:
 
 
 def pipeline_names(route: Route) -> list[str]:
-    """The layers that a route's pipeline is composed of, outermost first."""
+    """The layers that a route's pipeline is composed of, outermost first; those in shadow mode say so."""
     from sidecar.pipeline import ORDER, WITHOUT_UPSTREAM
 
     named = set(_EVERYWHERE)
@@ -68,8 +68,14 @@ def pipeline_names(route: Route) -> list[str]:
     if route.deadline is not None:
         named.add("attempt_timeout")  # the one timer serves both
     if route.respond is not None:
-        return [*(step.name for step in ORDER if step.name in named & WITHOUT_UPSTREAM), "respond"]
-    return [step.name for step in ORDER if step.name in named]
+        named &= WITHOUT_UPSTREAM
+    names = [step.name for step in ORDER if step.name in named]
+    shown = [f"{name} (shadow)" if _mode(route, name) == "shadow" else name for name in names]
+    return [*shown, "respond"] if route.respond is not None else shown
+
+
+def _mode(route: Route, key: str) -> str:
+    return getattr(getattr(route, key, None), "mode", "enforce")
 
 
 def explained(loaded: Loaded, method: str, address: str, given: Sequence[str], data: str) -> list[Row]:

@@ -72,7 +72,7 @@ class State:
                 half_open_probes=settings.half_open_probes,
             )
         label = self._label("breaker", scope, route, settings)
-        return label, breaker, self._metrics.watch_breaker(label, breaker)
+        return label, breaker, self._metrics.watch_breaker(label, breaker, settings.mode)
 
     def budget(self, upstream: str, route: str, settings: Retry) -> Budget:
         if settings.budget is None:

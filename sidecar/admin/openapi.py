@@ -15,6 +15,7 @@ _CHECK = {
         "since": {"type": "string", "format": "date-time"},
         "latency_ms": {"type": "number"},
         "circuit_breaker": {"type": "string", "enum": ["closed", "half_open", "open"]},
+        "mode": {"type": "string", "enum": ["shadow"], "description": "Of a breaker that refuses nothing."},
         "lag_ms": {"type": "number"},
         "lag_max_ms": {"type": "number"},
     },

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from sidecar.config.addresses import Address, Listeners, Server, Target, Url
-from sidecar.config.base import Model, required, section, setting
+from sidecar.config.base import Mode, Model, mode, required, section, setting
 from sidecar.config.cache_policy import Cache
 from sidecar.config.classify_policy import RuleList
 from sidecar.config.limit_policy import ConcurrencyLimit, RateLimit
@@ -89,6 +89,7 @@ class CircuitBreaker(Model):
         "Whether routes with the same settings share a breaker per upstream, or each has its own.",
         "route",
     )
+    mode: Mode = mode()
 
 
 class Tls(Model):

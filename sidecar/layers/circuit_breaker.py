@@ -4,11 +4,14 @@ Must be above `attempt_timeout`, so that it sees timeouts, and below `retry`, so
 judged singly. A permit ends when the body does: a response that breaks off is a failure. Those that
 may last for hours, tunnels and event streams, end theirs at the headers: as a probe one would keep
 everybody else out.
+
+In shadow mode nothing is refused, and the breaker still learns only what it would have learnt had it refused:
+nothing of attempts that it would not have let through, nor of the repetitions that follow on them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidecar.decisions.verdict import OUTCOMES, Outcome, Verdict
 from sidecar.errors import CircuitOpen, UpstreamError
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from sidecar.exchange import Exchange, Response
     from sidecar.pipeline import Handler, Layer, Place
     from sidecar.telemetry.metrics import BreakerCells
+
+_NAME: Final = "circuit_breaker"
+_WOULD_REJECT: Final = (_NAME, "would-reject")
 
 
 class _Account:
@@ -50,6 +56,7 @@ class _Account:
                 state=transition.target.value,
                 before=transition.source.value,
                 reason=transition.reason.value,
+                mode=self._cells.mode,
             )
 
 
@@ -78,20 +85,28 @@ def layer(place: Place) -> Layer | None:
     cells = place.services.metrics.route(place.route.name, place.upstream)
     account = _Account(scope, watched, clock)
     ok = Verdict.OK
+    shadow = settings.mode == "shadow"
 
     def around(inner: Handler) -> Handler:
         async def circuit_breaker(exchange: Exchange) -> Response:
+            if shadow and exchange.note_list is not None and _WOULD_REJECT in exchange.note_list:
+                exchange.note(*_WOULD_REJECT)  # a refused attempt is not repeated: this one would not be
+                return await inner(exchange)
             started = clock.now()
             permit = breaker.acquire(started)
             if permit is None:
                 exchange.breaker = breaker.state(started).value
-                exchange.note("circuit_breaker", "rejected")
+                if shadow:
+                    exchange.note(*_WOULD_REJECT)
+                    cells.would_reject(_NAME)
+                    return await inner(exchange)
+                exchange.note(_NAME, "rejected")
                 cells.breaker_rejected()
                 raise CircuitOpen(f"{scope} failed repeatedly", retry_after=breaker.retry_after(started))
             exchange.breaker = label = permit.label
             if label != "closed":
                 account.look()
-                exchange.note("circuit_breaker", label)
+                exchange.note(_NAME, label)
             try:
                 response = await inner(exchange)
             except UpstreamError:

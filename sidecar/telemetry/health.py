@@ -235,6 +235,8 @@ class Health:
             }
             if state != "closed":
                 check["reason"] = f"its circuit breaker is {state.replace('_', '-')}"
+            if cells.mode != "enforce":
+                check["mode"] = cells.mode
             checks[f"upstream:{scope}"] = check
         lag = self._system.lag_max
         checks["event_loop"] = {
@@ -247,7 +249,11 @@ class Health:
 
     def _overall(self, checks: dict[str, dict[str, object]]) -> Status:
         if self._probe is not None and self._app.status == "unhealthy":
-            breakers = [check["circuit_breaker"] for check in checks.values() if "circuit_breaker" in check]
+            breakers = [
+                "closed" if "mode" in check else check["circuit_breaker"]
+                for check in checks.values()
+                if "circuit_breaker" in check
+            ]
             return "critical" if breakers and "closed" not in breakers else "unhealthy"
         if any(check["status"] != "healthy" for check in checks.values()):
             return "degraded"

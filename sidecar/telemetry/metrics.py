@@ -256,10 +256,12 @@ class UpstreamCells:
 class BreakerCells:
     """How often a breaker entered each state, counted from outside: the breaker itself knows no metrics."""
 
-    __slots__ = ("_seen", "breaker", "entered")
+    __slots__ = ("_seen", "breaker", "entered", "mode")
 
-    def __init__(self, breaker: Breaker) -> None:
+    def __init__(self, breaker: Breaker, mode: str = "enforce") -> None:
         self.breaker = breaker
+        self.mode = mode
+        """`shadow`: it refuses nothing."""
         self.entered = {"closed": 0, "half_open": 0, "open": 0}
         self._seen = 0
 
@@ -277,8 +279,9 @@ class BreakerCells:
             self.entered[last.target.value] += 1
         return last
 
-    def watch(self, breaker: Breaker) -> None:
+    def watch(self, breaker: Breaker, mode: str) -> None:
         """Counts on with another breaker in the place of the one before."""
+        self.mode = mode
         if breaker is not self.breaker:
             self.breaker = breaker
             self._seen = 0
@@ -353,15 +356,15 @@ class Metrics:
             cells = self.listeners[name] = ListenerCells(name)
         return cells
 
-    def watch_breaker(self, scope: str, breaker: Breaker) -> BreakerCells:
+    def watch_breaker(self, scope: str, breaker: Breaker, mode: str = "enforce") -> BreakerCells:
         """Shows a live breaker under `scope`: an upstream's name, or one of its own where a route has one.
 
         Another object under the same name takes the place of the first; its counts go on.
         """
         cells = self.breakers.get(scope)
         if cells is None:
-            cells = self.breakers[scope] = BreakerCells(breaker)
-        cells.watch(breaker)
+            cells = self.breakers[scope] = BreakerCells(breaker, mode)
+        cells.watch(breaker, mode)
         return cells
 
     def watch_limit(self, scope: str, limit: WatchedLimit) -> None:

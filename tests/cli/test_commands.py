@@ -106,6 +106,21 @@ def test_routes(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_a_policy_in_shadow_mode_is_shown_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By `routes` and by `explain`: a reader must not take it for one that protects."""
+    monkeypatch.chdir(tmp_path)
+    Path("sidecar.yaml").write_text("policies: [shop.yaml]\n", encoding="utf-8")
+    text = "name: shop\nroutes:\n  - name: cart\n    circuit_breaker: {mode: shadow}\n"
+    Path("shop.yaml").write_text(text, encoding="utf-8")
+    for command in (["routes"], ["explain", "GET", "/"]):
+        assert main(command) == 0
+        assert "observe > circuit_breaker (shadow) > classify" in capsys.readouterr().out
+    assert main(["explain", "GET", "/"]) == 0
+    assert re.search(r"circuit_breaker\.mode +shadow +shop.yaml:4", capsys.readouterr().out)
+
+
 def test_explain(shop: None, capsys: pytest.CaptureFixture[str]) -> None:
     """The route, its variables, and each setting with the place that it comes from."""
     assert main(["explain", "get", "http://shop/cart/7?full=1", "-H", "X-Key: k"]) == 0

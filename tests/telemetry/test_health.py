@@ -231,6 +231,20 @@ async def test_the_overall_status(app: Sign, breakers: dict[str, State], status:
     await ward.health.close()
 
 
+async def test_a_breaker_in_shadow_mode_keeps_nobody_out() -> None:
+    """Open it is a sign that the upstream fails; requests go there all the same."""
+    ward = Ward(Script(D))
+    ward.health.start()
+    ward.health.open()
+    ward.breaker("app", State.OPEN)
+    ward.metrics.breakers["app"].mode = "shadow"
+    await ward.clock.advance(0)
+    check = ward.health.checks()["upstream:app"]
+    assert (check["status"], check["mode"]) == ("degraded", "shadow")
+    assert ward.health.status() == "unhealthy"
+    await ward.health.close()
+
+
 async def test_a_late_event_loop_is_degraded() -> None:
     """A loop that stood still for a second is told of, and still ready."""
     ward = Ward()
