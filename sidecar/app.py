@@ -126,6 +126,8 @@ class App:
             system=self.system,
             probe=probe_of(config.app.url, config.app.health),
             answers=self.metrics.upstream(APP).answers,
+            faults=self.services.state.faults.scopes,
+            shared_store=self.redis.stats if self.redis is not None else None,
             version=_version(),
         )
         self.collector = Collector(
@@ -228,6 +230,8 @@ class App:
                 collector=self.collector,
                 version=_version(),
                 cache=self.cache_control if self.caching.in_use else None,
+                faults=self.services.state.faults,
+                production=self.config.environment == "production",
                 token=token.get_secret_value() if token is not None else None,
             )
         if self.caching.in_use:
@@ -255,6 +259,7 @@ class App:
             self.egress.sweep(now)
             for upstream in self.upstreams.values():
                 upstream.sweep(now)
+            self.services.state.faults.sweep(now)
 
     async def drain(self) -> None:
         """No new requests; those in flight get `limits.drain`. The app may still call out for them."""
@@ -275,6 +280,7 @@ class App:
         if self._ticker is not None:
             self._ticker.cancel()
         await self.caching.close()
+        await self.services.state.faults.close()
         if self.redis is not None:
             await self.redis.close()
         await self.health.close()

@@ -368,6 +368,7 @@ class Exchange:
         "avoid",
         "breaker",
         "cache",
+        "cache_status",
         "client",
         "deadline",
         "debug",
@@ -433,6 +434,8 @@ class Exchange:
         """What the cache did: hit, stale, updating, revalidated, collapsed, miss or bypass."""
         self.rung = ""
         """Which step of the ladder answered: stale, upstream, respond or problem; empty: none was needed."""
+        self.cache_status = b""
+        """Our member of Cache-Status for an error, where the cache was asked before (RFC 9211)."""
         self.error: SidecarError | None = None
         self.upstream_seconds = 0.0
         """Seconds from the start of the last attempt to its response headers."""

@@ -68,6 +68,7 @@ def _order() -> tuple[Step, ...]:
         concurrency_limit,
         deadline,
         fallback,
+        fault,
         observe,
         rate_limit,
         retry,
@@ -88,6 +89,7 @@ def _order() -> tuple[Step, ...]:
         Step("concurrency_limit", "per attempt: its time excludes back-off", concurrency_limit.layer),
         Step("attempt_timeout", "the one timer: its own, or what is left", attempt_timeout.layer),
         Step("classify", "the verdict that all of the above read", classify.layer),
+        Step("fault", "innermost: what it injects, all of the above take for real", fault.layer),
     )
 
 
@@ -125,5 +127,5 @@ def _compose(place: Place, steps: Sequence[Step], handler: Handler) -> Handler:
 
 
 def composed(place: Place) -> list[Step]:
-    """The steps of a route's pipeline, outermost first: what `sidecar routes` prints."""
+    """The steps of a route's pipeline, outermost first."""
     return [step for step in _steps(place.route) if step.layer(place) is not None]

@@ -19,6 +19,7 @@ from sidecar.decisions.health import Health
 from sidecar.decisions.priority import Priority
 from sidecar.decisions.quantile import Quantile
 from sidecar.decisions.retry_budget import UNLIMITED, Budget, RetryBudget
+from sidecar.faults import Faults
 from sidecar.queueing import Gate
 from sidecar.stores.redis_buckets import SharedBuckets
 
@@ -44,6 +45,7 @@ class State:
         self._backoffs: dict[Hashable, Backoff] = {}
         self._healths: dict[Hashable, Health] = {}
         self._latencies: dict[Hashable, Quantile] = {}
+        self.faults = Faults(clock)
         self._labels: dict[tuple[str, str], Hashable] = {}
 
     def _label(self, kind: str, scope: str, route: str, settings: Hashable) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from sidecar.admin.cache_pages import LARGEST, PURGE, WARM, CacheControl, same_site
+from sidecar.admin.fault_pages import FAULTS, FaultControl
 from sidecar.admin.page import Page, problem_page
 from sidecar.admin.pages import Pages
 from sidecar.admin.token import may_act
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
-_ACTING = (PURGE, WARM)
+_ACTING = (PURGE, WARM, FAULTS)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -45,13 +46,15 @@ async def start(
     collector: Collector,
     version: str,
     cache: CacheControl | None = None,
+    faults: FaultControl | None = None,
     token: str | None = None,
+    production: bool = False,
 ) -> AdminServer:
     """Binds `address` and serves. Raises OSError where it cannot be bound.
 
-    `token` is what a POST must carry; None: nothing.
+    `token` is what a POST must carry; None: nothing. In `production` no fault can be set.
     """
-    pages = Pages(health, collector, version=version, cache=cache)
+    pages = Pages(health, collector, version=version, cache=cache, faults=faults, production=production)
     runner = web.AppRunner(
         _application(pages, token),
         access_log=None,
@@ -84,7 +87,8 @@ def _application(pages: Pages, token: str | None) -> web.Application:
         try:
             return await handler(request)
         except web.HTTPNotFound:
-            detail = f"nothing is at {request.path}; there are {', '.join((*pages.paths, *_ACTING))}"
+            there = dict.fromkeys((*pages.paths, *_ACTING))
+            detail = f"nothing is at {request.path}; there are {', '.join(there)}"
             return _response(problem_page(404, "Not Found", detail))
         except web.HTTPMethodNotAllowed as error:
             allow = ", ".join(sorted(error.allowed_methods))
@@ -113,7 +117,10 @@ def _application(pages: Pages, token: str | None) -> web.Application:
             response = _response(problem_page(401, "Unauthorized", detail))
             response.headers["WWW-Authenticate"] = 'Bearer realm="sidecar admin"'
             return response
-        return _response(await pages.cache.act(request.path, await request.read()))
+        body = await request.read()
+        if request.path == FAULTS:
+            return _response(pages.faults.act(body, request.remote or "unix"))
+        return _response(await pages.cache.act(request.path, body))
 
     application = web.Application(middlewares=[rescue], client_max_size=LARGEST)
     for path in _ACTING:

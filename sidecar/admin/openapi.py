@@ -16,6 +16,7 @@ _CHECK = {
         "latency_ms": {"type": "number"},
         "circuit_breaker": {"type": "string", "enum": ["closed", "half_open", "open"]},
         "mode": {"type": "string", "enum": ["shadow"], "description": "Of a breaker that refuses nothing."},
+        "active": {"type": "array", "items": {"type": "string"}, "description": "Of injected faults: where."},
         "lag_ms": {"type": "number"},
         "lag_max_ms": {"type": "number"},
     },
@@ -64,6 +65,62 @@ _WARM = {
         }
     },
 }
+
+
+_FAULT = {
+    "type": "object",
+    "required": ["source", "fault", "expires_in_seconds", "attempts", "injected"],
+    "properties": {
+        "route": _TEXT,
+        "upstream": _TEXT,
+        "source": {"type": "string", "enum": ["policy", "admin"]},
+        "fault": {"type": "object", "description": "Its keys, as in a policy file."},
+        "expires_in_seconds": {"type": ["number", "null"]},
+        "attempts": {**_COUNT, "description": "Attempts since it was set."},
+        "injected": {**_COUNT, "description": "Of these, the ones that it hit."},
+    },
+}
+_FAULTS = {
+    "type": "object",
+    "required": ["faults"],
+    "properties": {"faults": {"type": "array", "items": _FAULT}, "cleared": _COUNT},
+}
+_FAULT_ORDER = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["fault"],
+    "properties": {
+        "route": _TEXT,
+        "upstream": _TEXT,
+        "fault": {
+            "anyOf": [{"type": "object"}, {"type": "null"}, {"const": "off"}],
+            "description": "The keys of a policy file's fault; null or off ends what is there.",
+        },
+        "expires": {**_TEXT, "description": "A duration or a time, within an hour."},
+    },
+}
+
+
+def _faults() -> Mapping[str, object]:
+    problem = {"application/problem+json": {"schema": {"type": "object"}}}
+    answer = {"description": "What is in force.", "content": {"application/json": {"schema": _FAULTS}}}
+    refusals = {
+        "400": "The body cannot be understood; `detail` says why.",
+        "401": "The token is missing or wrong.",
+        "403": "It comes from a page of another site, or this is production.",
+    }
+    return {
+        "get": {"summary": "The injected faults in force.", "responses": {"200": answer}},
+        "post": {
+            "summary": "Injects a fault into attempts of a route or an upstream, or ends one.",
+            "security": [{}, {"token": []}],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _FAULT_ORDER}}},
+            "responses": {
+                "200": answer,
+                **{code: {"description": text, "content": problem} for code, text in refusals.items()},
+            },
+        },
+    }
 
 
 def _act(
@@ -138,6 +195,7 @@ def describe(version: str) -> Mapping[str, object]:
                 }
             },
             "/admin/cache/purge": _act("Drops stored answers.", _PURGE, "200", "purged", required=True),
+            "/admin/faults": _faults(),
             "/admin/cache/warm": _act("Fetches URLs ahead of time.", _WARM, "202", "warming", required=False),
             "/openapi.json": {
                 "get": {

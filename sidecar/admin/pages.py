@@ -1,6 +1,6 @@
 """What the admin listener says on each path, as values: any listener can serve them.
 
-A GET of any of these changes nothing; what acts is in `cache_pages`.
+A GET of any of these changes nothing; what acts is in `cache_pages` and `fault_pages`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from sidecar.admin.cache_pages import STATS, CacheControl, CachePages
+from sidecar.admin.fault_pages import FAULTS, FaultControl, FaultPages
 from sidecar.admin.openapi import describe
 from sidecar.admin.page import JSON, Page, json_page
 
@@ -23,9 +24,17 @@ class Pages:
     """The pages of one process, by path."""
 
     def __init__(
-        self, health: Health, collector: Collector, *, version: str, cache: CacheControl | None = None
+        self,
+        health: Health,
+        collector: Collector,
+        *,
+        version: str,
+        cache: CacheControl | None = None,
+        faults: FaultControl | None = None,
+        production: bool = False,
     ) -> None:
         self.cache = CachePages(cache)
+        self.faults = FaultPages(faults, production=production)
         self._health = health
         self._collector = collector
         self._openapi = orjson.dumps(describe(version))
@@ -36,6 +45,7 @@ class Pages:
             "/health/detailed": self._detailed,
             "/metrics": self._metrics,
             STATS: self._cache_stats,
+            FAULTS: self._faults,
             "/openapi.json": self._describe,
         }
 
@@ -71,6 +81,9 @@ class Pages:
 
     def _cache_stats(self, _: str) -> Page:
         return self.cache.stats()
+
+    def _faults(self, _: str) -> Page:
+        return self.faults.list()
 
     def _describe(self, _: str) -> Page:
         return Page(200, JSON, self._openapi)

@@ -207,6 +207,7 @@ def _kind(schema: dict[str, Any]) -> str:
     units = (
         ("p[", "percentile or duration"),
         ("ms|s|m|h|d", "duration"),
+        ("GB)/s", "bytes per second"),
         ("KiB", "size"),
         ("/(s|m|h|d)", "rate"),
     )

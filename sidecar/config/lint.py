@@ -5,7 +5,15 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 
-from sidecar.config import cache_lint, classify_lint, fallback_lint, limit_lint, listen_lint, retry_lint
+from sidecar.config import (
+    cache_lint,
+    classify_lint,
+    fallback_lint,
+    fault_lint,
+    limit_lint,
+    listen_lint,
+    retry_lint,
+)
 from sidecar.config.addresses import Address, Network, Url
 from sidecar.config.place import Place
 from sidecar.config.policy import PolicyFile, Route, Tls
@@ -44,6 +52,7 @@ def config(settings: Config, files: Sequence[PolicyFile], origins: Mapping[str, 
         found += limit_lint.rate(general, "limits.rate_limit", place)
     if settings.cache.redis is None:
         found += limit_lint.without_redis(general, files, place)
+    found += fault_lint.production(settings.environment, files, place)
     return found + cache_lint.memory(settings.cache, files, place)
 
 
@@ -72,6 +81,7 @@ def policies(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list
                     found += _upstream(rung.upstream, rung.connect_to, rung.tls, below)
                     if rung.classify is not None:
                         found += classify_lint.route(rung.route(route), below)
+            found += fault_lint.route(route, place)
             if route.cache is not None:
                 found += cache_lint.route(route, route.cache, place)
                 found += listen_lint.warming(policy, route.cache, place)

@@ -10,6 +10,7 @@ from sidecar.config.addresses import Address, Listeners, Server, Target, Url
 from sidecar.config.base import Mode, Model, mode, required, section, setting
 from sidecar.config.cache_policy import Cache
 from sidecar.config.classify_policy import RuleList
+from sidecar.config.fault_policy import Fault
 from sidecar.config.limit_policy import ConcurrencyLimit, RateLimit
 from sidecar.config.patterns import FileName, HeaderGlobs, HostName, HostPattern, Methods, Name, PathPattern
 from sidecar.config.respond_policy import FallingVerdicts, Respond
@@ -208,6 +209,9 @@ class Policy(Model):
         "Rules that give answers their verdict: the first that matches does, else the status. Absent: the "
         "rules of the file; a list takes their place.",
         [{"json": {"status": "OVER_QUERY_LIMIT"}, "verdict": "rate_limited"}],
+    )
+    fault: Fault | None = setting(
+        None, "Injected failures, for tests; refused in production.", {"percent": "20%", "delay": "2s"}
     )
     respond: Respond | None = setting(
         None,

@@ -14,6 +14,7 @@ from sidecar.config.addresses import Address, Cidr, Listener, Listeners, Network
 from sidecar.config.base import Model, section, setting
 from sidecar.config.cache_policy import AdaptiveTtl, Cache, CacheKey, QueryKey
 from sidecar.config.classify_policy import ClassifyRule
+from sidecar.config.fault_policy import DelayRange, Expiry, Fault
 from sidecar.config.limit_policy import Adaptive, ConcurrencyLimit, RateLimit
 from sidecar.config.policy import (
     IDEMPOTENT,
@@ -53,9 +54,12 @@ __all__ = [
     "ClassifyRule",
     "ConcurrencyLimit",
     "Config",
+    "DelayRange",
     "Egress",
     "Environment",
     "Environments",
+    "Expiry",
+    "Fault",
     "Hedge",
     "Limits",
     "Listen",

@@ -180,7 +180,7 @@ class _Walk:
         """To the upstream, unless something ends the way before."""
         facts = self._facts
         self._descend(len(self._layers) - 1)
-        if not self._going or not facts.attempts or facts.status == _GONE:
+        if not self._going or facts.status == _GONE:
             return
         self._going = False
         if facts.error:

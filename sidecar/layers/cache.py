@@ -17,7 +17,7 @@ from sidecar.caching.gathered import gather
 from sidecar.caching.origin import Origin, dated
 from sidecar.decisions.asked import asked_of
 from sidecar.decisions.cache_control import NOTHING_ASKED
-from sidecar.decisions.cache_status import Forward, hit, member
+from sidecar.decisions.cache_status import NAME, Forward, hit, member
 from sidecar.decisions.conditional import Condition, evaluate, not_modified_headers
 from sidecar.decisions.freshness import ttl
 from sidecar.decisions.groups import invalidated_groups
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sidecar.pipeline import Handler, Layer, Place
 
 _ERRORS: Final = frozenset({"transient", "rate_limited", "quota"})
+NOT_ASKED = NAME + b'; detail="only-if-cached"'
 MOST_ROUNDS = 3
 """Fills that a request joins in vain (other variants, answers for one client) before it goes alone."""
 
@@ -165,6 +166,7 @@ class _Cache:
             if use is Use.ONLY_IF_CACHED:
                 self._count(exchange, "miss")
                 exchange.note("cache", f"miss;error={CacheMissed.code}")
+                exchange.cache_status = NOT_ASKED
                 raise CacheMissed
             if use is Use.BYPASS:
                 return await self._pass(exchange, Forward.BYPASS)
@@ -265,6 +267,7 @@ class _Cache:
             self._count(exchange, "miss")
             if joined and isinstance(error, SidecarError):
                 exchange.note("cache", f"collapsed;error={error.code}")
+            exchange.cache_status = member(forward, collapsed=joined)
             raise error
         if filled.entry is not None and (filled.validated or filled.response is None):
             return self._validated(exchange, asked, filled, now, forward, joined=joined) or ()
@@ -359,7 +362,12 @@ class _Cache:
         """Past the cache; an unsafe method may make what is stored invalid."""
         sent = self._clock.wall()
         exchange.cache = outcome = "bypass" if forward in (Forward.METHOD, Forward.BYPASS) else "miss"
-        response = await self._inner(exchange)
+        try:
+            response = await self._inner(exchange)
+        except SidecarError:
+            self._count(exchange, outcome)
+            exchange.cache_status = member(forward)
+            raise
         dated(response, self._clock.wall())
         invalidate(self._caching, exchange.request, response, self._methods)
         if exchange.request.method == "POST":

@@ -83,6 +83,8 @@ def layer(place: Place) -> Layer:
                 log.exception("unexpected error", request_id=exchange.request_id, route=name)
             cells.error(exchange.error.code)
             response = rescue(exchange.error, exchange.request_id, name)
+            if exchange.cache_status:
+                response.add(Line(b"Cache-Status", exchange.cache_status))
             return telling(exchange, response) if exchange.debug else response
 
         return observe

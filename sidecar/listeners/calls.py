@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.config.addresses import within
 from sidecar.headers import EGRESS_REQUEST_KINDS, Kind
-from sidecar.listeners.ingress import Listener, parse_traceparent, valid_request_id
+from sidecar.listeners.ingress import Listener, asks, parse_traceparent, valid_request_id
 
 if TYPE_CHECKING:
     from sidecar.egress import EgressRoutes
@@ -39,7 +39,7 @@ class CallListener(Listener):
             if line.name == b"traceparent":
                 exchange.traceparent = parse_traceparent(line.value)
             elif line.name == b"x-sidecar-debug":
-                exchange.debug = within(exchange.client, self._debug)
+                exchange.debug = asks(line.value) and within(exchange.client, self._debug)
             else:
                 request_id = valid_request_id(line.value)
                 exchange.forwarded += line.wire

@@ -207,7 +207,7 @@ class Listener:
         forwarded: list[bytes] = []
         trusted = connection.trusted
         request_id = ""
-        asks = False
+        debug = False
         for line in request.headers if request.ours is None else request.ours:
             if line.kind is not _OURS:
                 continue
@@ -217,7 +217,7 @@ class Listener:
             elif name == b"traceparent":
                 exchange.traceparent = parse_traceparent(line.value)
             elif name == b"x-sidecar-debug":
-                asks = line.value.lower() not in _NO
+                debug = asks(line.value)
             elif not trusted:
                 continue
             elif name == b"x-forwarded-for":
@@ -234,14 +234,14 @@ class Listener:
             exchange.informational = connection.informational
         if not trusted:
             exchange.forwarded = connection.forwarded_for(request.host)
-            if asks:
+            if debug:
                 exchange.debug = within(exchange.client, self._debug)
             return
         address = peer.encode()
         if forwarded_for:
             exchange.client = self._client(forwarded_for, peer)
             address = forwarded_for + b", " + address
-        if asks:
+        if debug:
             exchange.debug = within(exchange.client, self._debug)
         exchange.forwarded = FORWARDED % (address, proto or self._scheme.encode(), host or request.host)
         if forwarded:
@@ -268,6 +268,11 @@ class Listener:
 def valid_request_id(value: bytes) -> str:
     """`X-Request-ID` as a client sent it; empty where it is not to be kept."""
     return value.decode("ascii") if _REQUEST_ID.fullmatch(value) else ""
+
+
+def asks(value: bytes) -> bool:
+    """Whether `X-Sidecar-Debug` asks for the decision trail."""
+    return value.lower() not in _NO
 
 
 def parse_traceparent(value: bytes) -> tuple[bytes, bytes] | None:

@@ -203,6 +203,12 @@ class Collector(CollectorBase):
             ("route", "layer"),
             _reasons((name, cells.shadow_rejections) for name, cells in routes.items()),
         )
+        yield self._counter(
+            "faults_injected",
+            "Attempts that an injected fault hit, by route and by what it did.",
+            ("route", "kind"),
+            _reasons((name, cells.faults_injected) for name, cells in routes.items()),
+        )
         yield self._gauge(
             "route_info",
             "1 for each route, with the upstream that serves it.",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from sidecar.telemetry.log import get_logger
 from sidecar.telemetry.probes import Finding, Probe, Sign
@@ -84,11 +84,21 @@ class _Since:
         return known[1]
 
 
+class SharedStore(Protocol):
+    """What the Redis of the cache tells of itself."""
+
+    reason: str
+    """Why it is away; empty while it is there."""
+    latency: float
+    """Smoothed round-trip time in seconds."""
+
+
 class Health:
     """Probes the app beside the traffic, and tells what is known when asked.
 
     `probe` is None where no app is to be waited for: then ready needs only `open`. `answers` counts what
-    the app answered to real traffic so far (`UpstreamCells.answers`).
+    the app answered to real traffic so far (`UpstreamCells.answers`). `faults` names the places where faults
+    are injected.
     """
 
     def __init__(
@@ -99,6 +109,8 @@ class Health:
         system: System,
         probe: Probe | None,
         answers: Callable[[], int] | None = None,
+        faults: Callable[[], list[str]] | None = None,
+        shared_store: SharedStore | None = None,
         version: str = "",
     ) -> None:
         self._clock = clock
@@ -106,6 +118,8 @@ class Health:
         self._system = system
         self._probe = probe
         self._answers = answers
+        self._faults = faults
+        self._shared_store = shared_store
         self._version = version
         self._app = AppCheck()
         self._latency: float | None = None
@@ -238,6 +252,21 @@ class Health:
             if cells.mode != "enforce":
                 check["mode"] = cells.mode
             checks[f"upstream:{scope}"] = check
+        store = self._shared_store
+        if store is not None:
+            checks["redis"] = {"status": "degraded" if store.reason else "healthy", "required": False}
+            if store.reason:
+                checks["redis"]["reason"] = store.reason
+            else:
+                checks["redis"]["latency_ms"] = round(store.latency * 1000, 3)
+        active = self._faults() if self._faults is not None else []
+        if active:
+            checks["faults"] = {
+                "status": "degraded",
+                "required": False,
+                "reason": "faults are injected on purpose",
+                "active": active,
+            }
         lag = self._system.lag_max
         checks["event_loop"] = {
             "status": "degraded" if lag >= LAG_DEGRADED else "healthy",

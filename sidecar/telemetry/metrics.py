@@ -102,6 +102,7 @@ class RouteCells:
         "durations",
         "errors",
         "fallbacks",
+        "faults_injected",
         "hedges",
         "limit_rejections",
         "name",
@@ -136,6 +137,8 @@ class RouteCells:
         """Requests whose shared rate limit could not be asked."""
         self.shadow_rejections: dict[str, int] = {}
         """By layer: what a policy in shadow mode would have refused."""
+        self.faults_injected: dict[str, int] = {}
+        """By what they did; an attempt that was hit by two at once counts for both."""
         self.aborts = 0
         self.clients_gone = 0
 
@@ -197,6 +200,10 @@ class RouteCells:
     def would_reject(self, layer: str) -> None:
         """A policy in shadow mode would have refused the request, or the attempt."""
         self.shadow_rejections[layer] = self.shadow_rejections.get(layer, 0) + 1
+
+    def fault_injected(self, kind: str) -> None:
+        """An attempt was hit by an injected fault."""
+        self.faults_injected[kind] = self.faults_injected.get(kind, 0) + 1
 
     def aborted(self) -> None:
         """The connection was cut because the body broke after its head had gone out."""

@@ -58,7 +58,11 @@ class Admin:
         self.server: AdminServer
 
     async def start(
-        self, address: Address, cache: CacheControl | None = None, token: str | None = None
+        self,
+        address: Address,
+        cache: CacheControl | None = None,
+        token: str | None = None,
+        **settings: Any,
     ) -> None:
         self.server = await start(
             address,
@@ -67,6 +71,7 @@ class Admin:
             version="1.2.3",
             cache=cache,
             token=token,
+            **settings,
         )
 
     def find(self, sign: Sign, times: int = 1) -> None:

@@ -12,7 +12,7 @@ import yaml
 from sidecar.config.load import load
 from sidecar.config.problems import ConfigError
 
-TABLES = ("broken_main.yaml", "broken_policies.yaml", "broken_fallbacks.yaml")
+TABLES = ("broken_main.yaml", "broken_policies.yaml", "broken_fallbacks.yaml", "broken_faults.yaml")
 CASES: list[dict[str, Any]] = [
     case
     for table in TABLES

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.errors import AttemptTimeout, ConnectFailed, ConnectionReset
+from sidecar.errors import AttemptTimeout, CircuitOpen, ConnectFailed, ConnectionReset, SidecarError
 from sidecar.exchange import Exchange, Response, Stream
 from tests.support.clock import settle
 from tests.support.script import Bench, Outcome, answer, fail, hang, lines, ok, shown, stream
@@ -382,3 +382,41 @@ async def test_upgrades_pass() -> None:
     bench.sent[0].request.upgrade = True
     assert (await place).status == 101
     assert bench.outcomes == ["bypass"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "status"),
+    [
+        ({}, ConnectionReset(), "sidecar; fwd=uri-miss"),
+        ({"method": "POST"}, ConnectionReset(), "sidecar; fwd=method"),
+        ({"method": "HEAD"}, ConnectionReset(), "sidecar; fwd=uri-miss"),
+        ({"cache_control": "no-store"}, CircuitOpen(), "sidecar; fwd=bypass"),
+        ({"cache_control": "only-if-cached"}, ConnectionReset(), 'sidecar; detail="only-if-cached"'),
+    ],
+)
+async def test_an_error_says_what_the_cache_did(
+    request_: dict[str, str], error: SidecarError, status: str
+) -> None:
+    """Our own answers on a route with a cache carry Cache-Status too, and are counted (RFC 9211, 2)."""
+    bench = Bench(fail(error))
+    response = await bench.route(cache={"ttl": "1m"})(**request_)
+    assert response.status >= 500
+    assert shown(response, "cache-status") == status
+    assert sum(bench.metrics.route("all", "app").cache.values()) == 1
+
+
+async def test_an_error_that_is_shared_says_so() -> None:
+    """Who joined the fill that failed is told apart from who began it."""
+    bench = Bench(fail(ConnectionReset()))
+    send = bench.route(cache={"ttl": "1m"})
+    responses = await asyncio.gather(send(), send())
+    assert [shown(response, "cache-status") for response in responses] == [
+        "sidecar; fwd=uri-miss",
+        "sidecar; fwd=uri-miss; collapsed",
+    ]
+
+
+async def test_a_refusal_above_the_cache_says_nothing_of_it() -> None:
+    """An error of a route without a cache has no Cache-Status."""
+    bench = Bench(fail(ConnectionReset()))
+    assert shown(await bench.route()(), "cache-status") is None

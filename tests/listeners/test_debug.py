@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sidecar.decisions.trail import Member, parse
+from tests.support.egress import Egress, get
 from tests.support.harness import Answer, Harness
 from tests.support.origin import Origin, OriginConnection
 
@@ -130,3 +133,30 @@ async def test_an_upgrade_tells() -> None:
         client = await proxy.connect()
         await client.send(asking(more=b"Connection: Upgrade\r\nUpgrade: echo\r\n"))
         assert decided(await client.head())[0] == ("upstream", {"status": 101})
+
+
+@pytest.mark.parametrize("value", ["1", "0"])
+async def test_the_app_may_ask_of_its_own_calls(tmp_path: Path, value: str) -> None:
+    """On the egress side too; the provider does not learn of it."""
+    async with Origin(OK) as origin, Egress(tmp_path, f"http://{origin.address}") as egress:
+        client = await egress.connect()
+        answer = await client.ask(get(path="/provider/a", X_Sidecar_Debug=value))
+        assert (answer.header("sidecar-decision") is not None) == (value == "1")
+        if value == "1":
+            assert decided(answer)[0] == ("upstream", {"status": 200})
+        assert "sidecar" not in str(origin.requests[0].headers).lower()
+
+
+@pytest.mark.parametrize(
+    ("egress", "trail"),
+    [
+        ({}, "upstream;status=200"),
+        ({"unlisted": "deny"}, "egress;denied, observe;error=egress_denied"),
+    ],
+)
+async def test_the_trail_of_a_tunnel(tmp_path: Path, egress: dict[str, str], trail: str) -> None:
+    """What is not looked into passes no layer but `observe`; a refusal says who refused."""
+    async with Origin(OK) as origin, Egress(tmp_path, egress=egress) as proxy:
+        client = await proxy.connect()
+        await client.send(f"CONNECT {origin.address} HTTP/1.1\r\nX-Sidecar-Debug: 1\r\n\r\n".encode())
+        assert decided(await client.head()) == parse(trail.encode())

@@ -47,6 +47,7 @@ def test_the_order() -> None:
         "concurrency_limit",
         "attempt_timeout",
         "classify",
+        "fault",
     ]
 
 

@@ -245,6 +245,42 @@ async def test_a_breaker_in_shadow_mode_keeps_nobody_out() -> None:
     await ward.health.close()
 
 
+class Store:
+    """A shared store that is where it is told."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.latency = 0.0004
+
+
+@pytest.mark.parametrize(
+    ("reason", "check"),
+    [
+        ("", {"status": "healthy", "required": False, "latency_ms": 0.4}),
+        ("refused", {"status": "degraded", "required": False, "reason": "refused"}),
+    ],
+)
+async def test_a_redis_that_is_away_is_degraded(reason: str, check: dict[str, object]) -> None:
+    """It is optional: the sidecar goes on, and is ready."""
+    ward = Ward()
+    ward.health._shared_store = Store(reason)
+    ward.health.open()
+    assert ward.health.checks()["redis"] == check
+    assert (ward.health.status(), ward.health.ready()[0]) == (check["status"], True)
+
+
+async def test_injected_faults_are_seen() -> None:
+    """While one is in force the health is degraded and says where; not a word of it else."""
+    ward = Ward()
+    ward.health.open()
+    active: list[str] = []
+    ward.health._faults = lambda: active
+    assert "faults" not in ward.health.checks()
+    active.append("route geocode")
+    assert ward.health.checks()["faults"]["active"] == ["route geocode"]
+    assert (ward.health.status(), ward.health.ready()[0]) == ("degraded", True)
+
+
 async def test_a_late_event_loop_is_degraded() -> None:
     """A loop that stood still for a second is told of, and still ready."""
     ward = Ward()
