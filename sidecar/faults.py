@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Kind = Literal["route", "upstream"]
 Scope = tuple[Kind, str]
 
-KINDS: Final = ("delay", "reset", "truncate", "bandwidth")
+KINDS: Final = ("delay", "respond", "reset", "truncate", "bandwidth")
 LONGEST: Final = 3600.0
 """Seconds for which a fault may be set at run time: whoever set it may be gone before it ends."""
 
@@ -56,6 +56,7 @@ class ActiveFault:
         settings = self.settings
         values = {
             "delay": f"delay={delay:.3f}",
+            "respond": f"respond={settings.respond.status if settings.respond is not None else 0}",
             "truncate": f"truncate={settings.truncate}",
             "bandwidth": f"bandwidth={settings.bandwidth}",
         }
@@ -81,27 +82,41 @@ class Faults:
         self._clock = clock
         self._slots: dict[tuple[str, str], Slot] = {}
         """By route and upstream: a route of a file with several hosts has as many."""
-        self._declared: dict[str, Fault | None] = {}
-        """What the policy file says of a route."""
+        self._alternates: set[tuple[str, str]] = set()
+        """Those of upstreams that only a fallback asks: a fault of the route is none of theirs."""
+        self._declared: dict[tuple[str, str], Fault | None] = {}
+        """What the policy file says of the route."""
         self._active: dict[Scope, ActiveFault] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = get_logger("sidecar.fault")
 
     # -- the pipeline's side -------------------------------------------------------------------
 
-    def slot(self, route: str, upstream: str, declared: Fault | None) -> Slot:
-        """The slot of a route. `declared`, the fault of its policy file, is activated when it is new."""
-        slot = self._slots.setdefault((route, upstream), Slot())
-        if self._declared.get(route) != declared:
-            scope: Scope = ("route", route)
-            before = self._active.get(scope)
-            if declared is not None:
-                self._active[scope] = self._new(declared, "policy")
-            elif before is not None and before.source == "policy":
-                del self._active[scope]
-        self._declared[route] = declared
+    def slot(self, route: str, upstream: str, declared: Fault | None, *, alternate: bool = False) -> Slot:
+        """The slot of a route. `declared`, the fault of its policy file, is activated when it is new.
+
+        `alternate`: of another upstream, which the route's fallback asks.
+        """
+        place = route, upstream
+        slot = self._slots.setdefault(place, Slot())
+        if alternate:
+            self._alternates.add(place)
+        elif self._declared.get(place) != declared:
+            self._declare(route, declared)
+            self._declared[place] = declared
         self._arrange()
         return slot
+
+    def _declare(self, route: str, declared: Fault | None) -> None:
+        known = [fault for (name, _), fault in self._declared.items() if name == route]
+        if declared in known:  # by way of another upstream of the same file
+            return
+        scope: Scope = ("route", route)
+        before = self._active.get(scope)
+        if declared is not None:
+            self._active[scope] = self._new(declared, "policy")
+        elif before is not None and before.source == "policy":
+            del self._active[scope]
 
     def keep(self, task: asyncio.Task[None]) -> None:
         """Holds a task that feeds a body until it is through."""
@@ -196,8 +211,8 @@ class Faults:
             slot.active = tuple(self._of(route, upstream)) or None
 
     def _of(self, route: str, upstream: str) -> Iterator[ActiveFault]:
-        scopes: tuple[Scope, Scope] = (("route", route), ("upstream", upstream))
-        for scope in scopes:
+        scopes: tuple[Scope, ...] = (("route", route), ("upstream", upstream))
+        for scope in scopes[1:] if (route, upstream) in self._alternates else scopes:
             fault = self._active.get(scope)
             if fault is not None:
                 yield fault

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from sidecar.decisions.trail import HEDGE
 from sidecar.decisions.verdict import OUTCOMES, Outcome, Verdict
 from sidecar.errors import SidecarError, UpstreamError
 from sidecar.exchange import Exchange
@@ -285,7 +286,7 @@ class Race:
         exchange = self._exchange
         exchange.attempts += branch.attempts - attempts
         for layer, decision in branch.note_list or ():
-            exchange.note(layer, decision)
+            exchange.note(layer, decision + HEDGE)
         exchange.note("retry", f"hedge-{outcome}")
         self._hedging.cells.hedge(outcome)
 

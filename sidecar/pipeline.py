@@ -51,6 +51,8 @@ class Place:
     plane: Literal["ingress", "egress"] = "ingress"
     alternates: tuple[Handler, ...] = ()
     """The other upstreams that the route's `fallback` names, in its order, each with its own layers."""
+    alternate: bool = False
+    """It is one of these."""
 
 
 class Step(NamedTuple):
@@ -114,7 +116,8 @@ def compile_pipeline(place: Place, upstream: Handler) -> Handler:
 
 def compile_alternate(place: Place, upstream: Handler) -> Handler:
     """The same for an upstream that a fallback asks: without the layers that the request is in already."""
-    return _compose(place, [step for step in ORDER if step.name not in _ABOVE_ATTEMPTS], upstream)
+    steps = [step for step in ORDER if step.name not in _ABOVE_ATTEMPTS]
+    return _compose(replace(place, alternate=True), steps, upstream)
 
 
 def _compose(place: Place, steps: Sequence[Step], handler: Handler) -> Handler:

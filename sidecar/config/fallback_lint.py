@@ -49,13 +49,22 @@ def route(route: Route, place: Place) -> Iterator[Problem]:
 
 
 def _answer(respond: Respond, key: str, route: Route, place: Place) -> Iterator[Problem]:
+    for name, text in body(respond):
+        yield place.error(f"{key}.{name}", text)
+    yield from unknown_variables(respond, key, route, place)
+
+
+def body(respond: Respond) -> Iterator[tuple[str, str]]:
+    """What is wrong with the body of an answer, by key."""
     if respond.json is not None and respond.text is not None:
-        yield place.error(f"{key}.text", "an answer has one body: json or text (remove one of them)")
+        yield "text", "an answer has one body: json or text (remove one of them)"
     for name in ("json", "text"):
         if getattr(respond, name) and respond.status in _BODILESS:
-            yield place.error(
-                f"{key}.{name}", f"an answer with status {respond.status} has no body (remove it)"
-            )
+            yield name, f"an answer with status {respond.status} has no body (remove it)"
+
+
+def unknown_variables(respond: Respond, key: str, route: Route, place: Place) -> Iterator[Problem]:
+    """Variables of an answer that the route's path has not."""
     known = VARIABLE.findall(route.match.path)
     texts = [(f"{key}.json", text) for text in strings(respond.json)] if respond.json is not None else []
     texts += [(f"{key}.text", respond.text)] if respond.text is not None else []

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 
+from sidecar.config import fallback_lint
 from sidecar.config.fault_policy import Fault
 from sidecar.config.place import Place
 from sidecar.config.policy import PolicyFile, Route
 from sidecar.config.problems import Problem
 from sidecar.config.schema import Environment
 
-EFFECTS: Final = ("delay", "reset", "truncate", "bandwidth")
-_AFTER_HEAD: Final = ("truncate", "bandwidth")
+EFFECTS: Final = ("delay", "respond", "reset", "truncate", "bandwidth")
+_AFTER_HEAD: Final = ("respond", "truncate", "bandwidth")
 
 Finding = tuple[Literal["error", "warning"], str, str]
 """How bad, which key of the fault (empty: the whole), and what is wrong."""
@@ -25,8 +26,7 @@ def production(environment: Environment, files: Iterable[PolicyFile], place: Pla
     for policy in files:
         for route in policy.routes:
             if route.fault is not None:
-                path = f"routes.{route.name}"
-                at = Place(place.origins, f"policies.{policy.name}.{path}", f"{path}.")
+                at = Place.of(place.origins, policy.name, route.name)
                 yield at.error(
                     "fault", "no faults are injected in production (remove it, or write fault: off)"
                 )
@@ -39,6 +39,8 @@ def route(route: Route, place: Place) -> Iterator[Problem]:
     for severity, key, text in findings(route.fault):
         path = f"fault.{key}" if key else "fault"
         yield place.error(path, text) if severity == "error" else place.warning(path, text)
+    if route.fault.respond is not None:
+        yield from fallback_lint.unknown_variables(route.fault.respond, "fault.respond", route, place)
     if route.fault.expires is None:
         yield place.warning("fault", "injects failures without end (write expires: 10m, or a time)")
 
@@ -49,13 +51,16 @@ def findings(fault: Fault) -> Iterator[Finding]:
         yield "error", "", f"does nothing (write one of {', '.join(EFFECTS)})"
     for name in _AFTER_HEAD:
         if fault.reset and getattr(fault, name) is not None:
-            yield "error", name, "after a reset there is no body (remove one of the two)"
+            yield "error", name, "after a reset nothing comes (remove one of the two)"
     if fault.every is not None and fault.first is not None and fault.every > fault.first:
         yield (
             "error",
             "every",
             f"the first {fault.first} attempts hold no {fault.every}. one: none is hit (raise first)",
         )
+    if fault.respond is not None:
+        for name, text in fallback_lint.body(fault.respond):
+            yield "error", f"respond.{name}", text
     delay = fault.delay
     if delay is not None and delay.min > delay.max:
         yield "error", "delay.min", "longer than max (raise max)"

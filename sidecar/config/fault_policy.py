@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, PlainSerializer, PlainValidator, WithJsonS
 from pydantic_core import PydanticCustomError
 
 from sidecar.config.base import Model, required, setting
+from sidecar.config.respond_policy import Respond
 from sidecar.config.units import (
     Count,
     Delay,
@@ -124,6 +125,11 @@ class Fault(Model):
         "Wait before anything else is done: a duration, or `{min, max}`.",
         "500ms",
         {"min": "100ms", "max": "2s"},
+    )
+    respond: Respond | None = setting(
+        None,
+        "The upstream is not asked, and answers so: an error, or a good status with an error in its body.",
+        {"status": 200, "json": {"status": "OVER_QUERY_LIMIT"}},
     )
     reset: Switch = setting(False, "The connection is reset before the response head.", True)
     truncate: Size | None = setting(

@@ -23,6 +23,8 @@ Note = tuple[str, str]
 
 UPSTREAM: Final = "upstream"
 """What stands below all layers."""
+RESPOND: Final = "respond"
+"""What stands there on a route that is answered by the sidecar itself."""
 
 _GONE: Final = 499
 """Status of a request whose client left before its answer: for the log only."""
@@ -30,8 +32,12 @@ _ON_THE_WAY_UP: Final = frozenset({"fallback", "retry", "classify"})
 """Layers that decide about an answer; all others decide about a request."""
 _QUIET: Final = frozenset({"fault"})
 """Layers that are there for the case only."""
-_BESIDE: Final = frozenset({"hedge", "hedge-lost", "hedge-skipped"})
-"""What is said of a second attempt beside the one that counts; it does not begin the way down anew."""
+HEDGE: Final = ";hedge"
+"""At the end of what was decided about an attempt beside another: it counts once `retry` says so."""
+ALTERNATE: Final = ";alternate"
+"""At the end of what was decided about another upstream's attempt; `fallback` says what came of it."""
+_HEDGING: Final = "hedge"
+"""How all begins that `retry` says of an attempt beside another: none of it begins the way down anew."""
 _FROM_STORE: Final = frozenset({"hit", "updating", "collapsed"})
 """Outcomes of the cache that end the way down."""
 _AFTER_ASKING: Final = frozenset({"stale", "revalidated"})
@@ -66,6 +72,8 @@ class Facts(NamedTuple):
     cache: str = ""
     error: str = ""
     """Code of the error that the client got."""
+    rung: str = ""
+    """Which step of the ladder answered."""
 
 
 def compose(layers: Sequence[str], facts: Facts, notes: Sequence[Note] = ()) -> str:
@@ -102,6 +110,8 @@ class _Walk:
         self._well = True
         """What last came back was no failure."""
         self._repeats = 0
+        self._hedge_came = False
+        """The last hedge that was told of came to something out of the ordinary."""
         self._judged: set[str] = set()
         """Layers that have said what they think of the answer."""
         cache = self._at("cache")
@@ -109,7 +119,13 @@ class _Walk:
         """What stands below the cache was reached."""
         self._modified = any(first == _MODIFIED for _, first in notes)
 
+    @property
+    def _bottom(self) -> int:
+        return len(self._layers) - 1
+
     def _at(self, layer: str) -> int:
+        if layer == RESPOND:  # in the upstream's place
+            return self._bottom
         return self._layers.index(layer) if layer in self._layers else -1
 
     def _add(self, layer: str, decision: str) -> None:
@@ -119,17 +135,24 @@ class _Walk:
 
     def noted(self, layer: str, decision: str) -> None:
         first = decision.partition(";")[0].partition("=")[0]
+        if decision.endswith((HEDGE, ALTERNATE)):
+            self._add(layer, decision)
+            self._hedge_came = self._hedge_came or layer == UPSTREAM
+            return
+        if layer == "retry" and first.startswith(_HEDGING):
+            self._hedged(first, decision)
+            return
         at = self._at(layer)
         if first == _MODIFIED:
             self._go_down()
         elif at >= self._depth:
             self._descend(at)
             self._depth = at + 1
-        if layer == "fallback" and first == "rung":
-            decision = f"{decision};status={self._facts.status}"
+        if layer == "fallback":
+            self._pass_retry()
+            if first == "rung":
+                decision = f"{decision};status={self._facts.status}"
         self._add(layer, decision)
-        if first in _BESIDE:
-            return
         if layer == "retry" and first != "skipped":
             self._depth, self._going, self._well = at + 1, True, True
             self._repeats += 1
@@ -139,6 +162,15 @@ class _Walk:
             self._well = first in ("ok", "negative", "rung")
         elif first in _ENDS or "error=" in decision:
             self._going = self._well = False
+
+    def _hedged(self, first: str, decision: str) -> None:
+        """A second attempt was begun beside the first, which is at the upstream then; or it ended."""
+        if first in ("hedge", "hedge-skipped"):
+            self._descend(self._bottom)
+        self._add("retry", decision)
+        if first == "hedge-won":
+            self._well, self._depth, self._going = True, self._bottom, not self._hedge_came
+        self._hedge_came = False
 
     # -- what was not --------------------------------------------------------------------------
 
@@ -159,10 +191,15 @@ class _Walk:
         if outcome in _AFTER_ASKING and self._asked:
             return
         if outcome in _FROM_STORE or outcome in _AFTER_ASKING:
-            self._add("cache", f"{outcome};status={self._facts.status}")
+            self._from_cache()
             self._going = False
         elif outcome:
             self._add("cache", outcome)
+
+    def _from_cache(self) -> None:
+        facts = self._facts
+        rung = ";rung=stale" if facts.rung == facts.cache == "stale" else ""
+        self._add("cache", f"{facts.cache}{rung};status={facts.status}")
 
     def finish(self) -> None:
         """Tells the rest: the way down that no note ended, and the way back up."""
@@ -179,7 +216,7 @@ class _Walk:
     def _go_down(self) -> None:
         """To the upstream, unless something ends the way before."""
         facts = self._facts
-        self._descend(len(self._layers) - 1)
+        self._descend(self._bottom)
         if not self._going or facts.status == _GONE:
             return
         self._going = False
@@ -192,14 +229,18 @@ class _Walk:
         if "classify" in self._layers:
             self._add("classify", facts.verdict or "ok")
 
+    def _pass_retry(self) -> None:
+        if 0 <= self._at("retry") < self._depth and "retry" not in self._judged:
+            self._judged.add("retry")
+            self._add("retry", "ok" if self._well else "declined")
+
     def _come_up(self) -> None:
         """What judges an answer, and said nothing of this one."""
         facts = self._facts
-        retry, cache, fallback = (self._at(layer) for layer in ("retry", "cache", "fallback"))
-        if 0 <= retry < self._depth and "retry" not in self._judged:
-            self._add("retry", "ok" if self._well else "declined")
+        cache, fallback = self._at("cache"), self._at("fallback")
+        self._pass_retry()
         if 0 <= cache < self._depth and facts.cache in _AFTER_ASKING and self._asked and not facts.error:
-            self._add("cache", f"{facts.cache};status={facts.status}")
+            self._from_cache()
             self._well = True
         if 0 <= fallback < self._depth and "fallback" not in self._judged:
             self._add("fallback", "ok" if self._well else "declined")

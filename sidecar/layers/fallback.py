@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.decisions.cache_status import Forward, member
 from sidecar.decisions.ladder import FALLING, is_answer, skipped
 from sidecar.decisions.replay import IDEMPOTENT
+from sidecar.decisions.trail import ALTERNATE
 from sidecar.decisions.verdict import Verdict
 from sidecar.errors import ClientError, ConnectFailed, Rejection, SidecarError
 from sidecar.exchange import Request, Response, Stream
@@ -156,6 +157,8 @@ class _Alternate:
             exchange.attempts += child.attempts
             exchange.upstream = child.upstream or exchange.upstream
             exchange.upstream_seconds = child.upstream_seconds
+            for layer, decision in child.note_list or ():
+                exchange.note(layer, decision + ALTERNATE)
             exchange.verdict = child.verdict or exchange.verdict
 
 
@@ -238,6 +241,7 @@ def layer(place: Place) -> Layer | None:
                     answer = await step.ask(exchange, failure, clock.now())
                 except SidecarError as error:
                     if isinstance(error, ClientError):  # its body is broken, or it has left
+                        exchange.note("fallback", f"error={error.code}")
                         raise
                     exchange.note("fallback", f"failed={error.code}")
                     trouble = trouble or error

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from sidecar.errors import ConnectionReset
 from sidecar.exchange import Response, Stream
+from sidecar.responder import Responder
 from sidecar.shaping import ShapedBody
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from sidecar.config.schema import Respond
     from sidecar.exchange import Exchange
     from sidecar.faults import ActiveFault
     from sidecar.pipeline import Handler, Layer, Place
@@ -26,8 +28,10 @@ def layer(place: Place) -> Layer:
     clock = services.clock
     random = services.random.random
     faults = services.state.faults
-    slot = faults.slot(place.route.name, place.upstream, place.route.fault)
-    cells = services.metrics.route(place.route.name, place.upstream)
+    route = place.route
+    slot = faults.slot(route.name, place.upstream, route.fault, alternate=place.alternate)
+    cells = services.metrics.route(route.name, place.upstream)
+    responders: dict[Respond, Responder] = {}
 
     def due(now: float) -> ActiveFault | None:
         """The fault that hits this attempt."""
@@ -58,8 +62,18 @@ def layer(place: Place) -> Layer:
                 await clock.sleep(delay)
             if settings.reset:
                 raise ConnectionReset
+            if settings.respond is not None:
+                return shaped(responder(settings.respond).answer(exchange), active)
             exchange.attempts -= 1  # it counts its own
             return shaped(await inner(exchange), active)
+
+        def responder(respond: Respond) -> Responder:
+            """Compiled when the first attempt is answered so."""
+            known = responders.get(respond)
+            if known is None:
+                responders.clear()
+                known = responders[respond] = Responder(respond, route.match)
+            return known
 
         def shaped(response: Response, active: ActiveFault) -> Response:
             settings = active.settings

@@ -100,6 +100,7 @@ def trail(layers: Sequence[str], exchange: Exchange, response: Response) -> str:
         verdict="" if exchange.verdict is None else exchange.verdict.value,
         cache=exchange.cache,
         error="" if exchange.error is None else exchange.error.code,
+        rung=exchange.rung,
     )
     return compose(layers, facts, exchange.note_list or ())
 

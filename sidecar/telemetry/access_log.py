@@ -211,7 +211,7 @@ class AccessLog:
             f'"verdict":{_or_null(verdict)},"breaker":{_or_null(breaker)},"cache":{_or_null(cache)},'
             f'"error":{_or_null(error)},"rung":{_or_null(rung)},"end":"{how}"'
         )
-        came_to = trail.Facts(status, how, attempts, verdict, cache, error or "")
+        came_to = trail.Facts(status, how, attempts, verdict, cache, error or "", rung)
         both = (known, quote(trail.compose(stack.layers, came_to)))
         if len(target) <= LONGEST_KNOWN:
             if len(self._known) >= MOST_KNOWN:
@@ -221,11 +221,11 @@ class AccessLog:
 
     def _trail(self, facts: Facts, notes: list[tuple[str, str]]) -> str:
         """The trail of a request that something was noted of: of the same, most of the time."""
-        status, how, _, _, _, _, _, attempts, verdict, _, cache, error, _, stack = facts
-        key = (stack, status, how, attempts, verdict, cache, error, *notes)
+        status, how, _, _, _, _, _, attempts, verdict, _, cache, error, rung, stack = facts
+        key = (stack, status, how, attempts, verdict, cache, error, rung, *notes)
         known = self._trails.get(key)
         if known is None:
-            came_to = trail.Facts(status, how, attempts, verdict, cache, error or "")
+            came_to = trail.Facts(status, how, attempts, verdict, cache, error or "", rung)
             known = quote(trail.compose(stack.layers, came_to, notes))
             if len(self._trails) >= MOST_KNOWN:
                 self._trails.clear()

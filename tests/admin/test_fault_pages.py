@@ -117,7 +117,7 @@ async def test_it_expires(client: aiohttp.ClientSession, place: Place) -> None:
         ({"route": "geocode", "fault": {}, "expires": "1m"}, "fault does nothing (write one of"),
         (
             {"route": "geocode", "fault": {"reset": True, "truncate": "1B"}, "expires": "1m"},
-            "fault.truncate: after a reset there is no body",
+            "fault.truncate: after a reset nothing comes",
         ),
         (
             {"route": "geocode", "fault": {"dealy": "2s", "percent": "200%"}, "expires": "1 minute"},

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.decisions.structured_fields import Token
-from sidecar.decisions.trail import Facts, Note, compose, parse
+from sidecar.decisions.trail import HEDGE, Facts, Note, compose, parse
 
 ALL = (
     "rate_limit",
@@ -22,6 +22,13 @@ ALL = (
     "classify",
     "fault",
 )
+
+
+def beside(notes: list[Note]) -> list[Note]:
+    """The same, of a hedge."""
+    return [(layer, decision + HEDGE) for layer, decision in notes]
+
+
 REPEATING = ("retry", "circuit_breaker", "classify", "fault")
 FAILED: list[Note] = [("upstream", "status=503"), ("classify", "transient")]
 RESET: list[Note] = [("upstream", "error=upstream_reset"), ("classify", "transient")]
@@ -111,6 +118,29 @@ RESET: list[Note] = [("upstream", "error=upstream_reset"), ("classify", "transie
             "circuit_breaker;rejected, fallback;rung=respond;status=200",
         ),
         (
+            ("fallback", "retry", "circuit_breaker", "classify"),
+            Facts(200, attempts=2, verdict="ok", rung="respond"),
+            [
+                *FAILED,
+                ("upstream", "error=connect_failed;alternate"),
+                ("retry", "connect;alternate"),
+                ("fallback", "failed=connect_failed"),
+                ("fallback", "rung=respond"),
+            ],
+            (
+                "circuit_breaker;closed, upstream;status=503, classify;transient, "
+                "upstream;error=connect_failed;alternate, retry;connect;alternate, retry;declined, "
+                "fallback;failed=connect_failed, fallback;rung=respond;status=200"
+            ),
+        ),
+        (
+            ("fallback", "cache", "classify"),
+            Facts(200, cache="stale", rung="stale"),
+            [],
+            "cache;stale;rung=stale;status=200, fallback;ok",
+        ),
+        (("rate_limit",), Facts(503), [("respond", "status=503")], "rate_limit;ok, respond;status=503"),
+        (
             ("rate_limit", "cache", "classify"),
             Facts(429, error="rate_limited"),
             [("rate_limit", "rejected")],
@@ -157,7 +187,7 @@ RESET: list[Note] = [("upstream", "error=upstream_reset"), ("classify", "transie
             Facts(200, attempts=2, verdict="ok"),
             [("retry", "hedge"), ("retry", "hedge-lost")],
             (
-                "retry;hedge, retry;hedge-lost, circuit_breaker;closed, upstream;status=200, classify;ok, "
+                "circuit_breaker;closed, retry;hedge, retry;hedge-lost, upstream;status=200, classify;ok, "
                 "retry;ok"
             ),
         ),
@@ -166,26 +196,56 @@ RESET: list[Note] = [("upstream", "error=upstream_reset"), ("classify", "transie
             Facts(200, attempts=2, verdict="ok"),
             [("retry", "hedge"), ("retry", "hedge-won")],
             (
-                "retry;hedge, retry;hedge-won, circuit_breaker;closed, upstream;status=200, classify;ok, "
+                "circuit_breaker;closed, retry;hedge, retry;hedge-won, upstream;status=200, classify;ok, "
                 "retry;ok"
             ),
         ),
         (
             REPEATING,
             Facts(200, attempts=2, verdict="ok"),
-            [("retry", "hedge"), *FAILED, ("retry", "hedge-failed")],
+            [("retry", "hedge"), *RESET, ("retry", "hedge-won")],
             (
-                "retry;hedge, circuit_breaker;closed, upstream;status=503, classify;transient, "
-                "retry;hedge-failed, circuit_breaker;closed, upstream;status=200, classify;ok, retry;ok"
+                "circuit_breaker;closed, retry;hedge, upstream;error=upstream_reset, classify;transient, "
+                "retry;hedge-won, upstream;status=200, classify;ok, retry;ok"
+            ),
+        ),
+        (
+            REPEATING,
+            Facts(200, attempts=2, verdict="negative"),
+            [
+                ("retry", "hedge"),
+                ("upstream", "status=200;hedge"),
+                ("classify", "negative;hedge"),
+                ("retry", "hedge-won"),
+            ],
+            (
+                "circuit_breaker;closed, retry;hedge, upstream;status=200;hedge, classify;negative;hedge, "
+                "retry;hedge-won, retry;ok"
+            ),
+        ),
+        (
+            REPEATING,
+            Facts(200, attempts=2, verdict="ok"),
+            [("retry", "hedge"), *beside(FAILED), ("retry", "hedge-failed")],
+            (
+                "circuit_breaker;closed, retry;hedge, upstream;status=503;hedge, classify;transient;hedge, "
+                "retry;hedge-failed, upstream;status=200, classify;ok, retry;ok"
             ),
         ),
         (
             REPEATING,
             Facts(503, attempts=2, verdict="transient"),
-            [("retry", "hedge"), *RESET, *FAILED, ("retry", "hedge-failed"), ("retry", "skipped=attempts")],
+            [
+                ("retry", "hedge"),
+                *RESET,
+                *beside(FAILED),
+                ("retry", "hedge-failed"),
+                ("retry", "skipped=attempts"),
+            ],
             (
-                "retry;hedge, circuit_breaker;closed, upstream;error=upstream_reset, classify;transient, "
-                "upstream;status=503, classify;transient, retry;hedge-failed, retry;skipped=attempts"
+                "circuit_breaker;closed, retry;hedge, upstream;error=upstream_reset, classify;transient, "
+                "upstream;status=503;hedge, classify;transient;hedge, retry;hedge-failed, "
+                "retry;skipped=attempts"
             ),
         ),
         (
@@ -193,7 +253,7 @@ RESET: list[Note] = [("upstream", "error=upstream_reset"), ("classify", "transie
             Facts(200, attempts=1, verdict="ok"),
             [("retry", "hedge-skipped=budget")],
             (
-                "retry;hedge-skipped=budget, circuit_breaker;closed, upstream;status=200, classify;ok, "
+                "circuit_breaker;closed, retry;hedge-skipped=budget, upstream;status=200, classify;ok, "
                 "retry;ok"
             ),
         ),

@@ -104,7 +104,11 @@ async def test_a_long_ladder() -> None:
     assert bench.sent[0].note_list == [
         ("upstream", "status=503"),
         ("classify", "transient"),
+        ("upstream", "status=502;alternate"),
+        ("classify", "transient;alternate"),
         ("fallback", "failed=transient"),
+        ("upstream", "error=upstream_reset;alternate"),
+        ("classify", "transient;alternate"),
         ("fallback", "failed=upstream_reset"),
         ("fallback", "rung=respond"),
     ]

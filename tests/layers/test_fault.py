@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sidecar.config.schema import Fault
+from sidecar.decisions.verdict import Verdict
 from sidecar.errors import BodyBroken, ConnectionReset
 from sidecar.exchange import End, Response, Stream
 from tests.support.clock import ScriptedRandom, settle
@@ -354,3 +355,85 @@ async def test_cancelled_while_it_is_held_up() -> None:
     await asyncio.gather(sent, return_exceptions=True)
     await bench.clock.advance(10)
     assert bench.calls == []
+
+
+async def test_an_answer() -> None:
+    """The upstream is not asked; what it would have said is injected, with variables of the path."""
+    bench = Bench(answer())
+    respond = {"status": 503, "headers": {"Retry-After": "7"}, "json": {"q": "{query.q}"}}
+    response = await bench.route(fault={"respond": respond})(target=b"/?q=a")
+    assert (response.status, response.body) == (503, b'{"q":"a"}')
+    assert (response.header(b"retry-after"), response.header(b"content-type")) == (b"7", b"application/json")
+    assert bench.calls == []
+    assert (bench.sent[0].attempts, bench.sent[0].upstream) == (1, "app")
+    assert bench.sent[0].note_list is not None
+    assert bench.sent[0].note_list[0] == ("fault", "respond=503")
+
+
+async def test_a_good_status_with_an_error_in_its_body() -> None:
+    """The verdict is by the route's own rules: a 200 that is none is retried as a real one would be."""
+    bench = Bench(answer(200, b'{"status":"OK"}', (b"Content-Type", b"application/json")))
+    send = bench.route(
+        fault={"first": 2, "respond": {"json": {"status": "OVER_QUERY_LIMIT"}}},
+        retry={"attempts": 3, "backoff": QUICK},
+        classify=[{"json": {"status": "OVER_QUERY_LIMIT"}, "verdict": "rate_limited"}],
+        circuit_breaker={"consecutive": 1},
+    )
+    response = await bench.clock.complete(send())
+    assert (response.status, response.body) == (200, b'{"status":"OK"}')
+    assert (bench.sent[0].attempts, len(bench.calls)) == (3, 1)
+    assert bench.metrics.breakers["app"].breaker.state(bench.clock.now()).value == "closed"
+
+
+async def test_an_injected_body_drips_and_breaks_off_too() -> None:
+    """What is injected is shaped as what the upstream sends is; rules see a slow body as it comes."""
+    bench = Bench(answer())
+    fault = {"respond": {"text": "0123456789"}, "bandwidth": "10B/s", "truncate": "4B"}
+    response = await bench.clock.complete(
+        bench.route(fault=fault, classify=[{"json": {"a": "b"}, "verdict": "quota"}])()
+    )
+    got, error = await read(bench, response)
+    assert (got, type(error)) == (b"0123", BodyBroken)
+
+
+async def test_a_dripping_body_that_a_rule_looks_at() -> None:
+    """The verdict waits for the body, and the attempt's timer for the verdict."""
+    slow = {"respond": {"json": {"status": "OVER_QUERY_LIMIT"}}, "bandwidth": "10B/s"}
+    rules = [{"json": {"status": "OVER_QUERY_LIMIT"}, "verdict": "quota"}]
+    bench = Bench(answer())
+    await bench.clock.complete(bench.route(fault=slow, classify=rules)())
+    assert bench.sent[0].verdict is Verdict.QUOTA
+    response = await bench.clock.complete(
+        bench.route("timed", fault=slow, classify=rules, attempt_timeout="1s")()
+    )
+    assert code(response) == "attempt_timeout"
+    await settle()
+    assert not bench.services.state.faults._tasks
+
+
+async def test_a_fault_of_a_route_spares_the_upstreams_of_its_ladder() -> None:
+    """So that a drill can see the ladder work; one of that upstream hits it."""
+    other = "http://backup.example"
+    bench = Bench(answer())
+    bench.others = {other: [answer(200, b"backup")]}
+    send = bench.route(fallback=[{"upstream": other}], fault={"reset": True})
+    response = await send()
+    assert (response.status, response.body) == (200, b"backup")
+    name = next(upstream for _, upstream in bench.services.state.faults._slots if upstream != "app")
+    bench.services.state.faults.set("upstream", name, Fault.model_validate({"reset": True, "expires": "1m"}))
+    assert (await send()).status == 502
+
+
+async def test_several_upstreams_of_one_route() -> None:
+    """A file with several hosts has its routes once for each: one fault, activated once, hits all of them."""
+    bench = Bench(answer())
+    faults = bench.services.state.faults
+    declared = Fault.model_validate({"reset": True, "expires": "10s"})
+    one = faults.slot("geocode", "maps.example", declared)
+    await bench.clock.advance(5)
+    two = faults.slot("geocode", "maps.example.org", declared)
+    assert one.active == two.active
+    assert faults.listed()[0]["expires_in_seconds"] == 5.0
+    faults.slot("geocode", "maps.example", None)
+    faults.slot("geocode", "maps.example.org", None)
+    assert (one.active, two.active) == (None, None)

@@ -411,7 +411,7 @@ async def test_a_hedge_that_the_breaker_refuses_is_no_answer() -> None:
     assert (await other()).status == 502
     response = await bench.clock.complete(sent)
     assert response.header(b"sidecar-error") == b"upstream_reset"
-    assert trail(bench, 0)[:3] == ["retry;hedge", "circuit_breaker;rejected", "retry;hedge-failed"]
+    assert trail(bench, 0)[:3] == ["retry;hedge", "circuit_breaker;rejected;hedge", "retry;hedge-failed"]
     await nothing_left(bench)
 
 
@@ -428,7 +428,7 @@ async def test_a_hedge_that_ends_in_our_queue_is_no_answer() -> None:
     await bench.clock.advance(1.2)
     response = await sent
     assert response.header(b"sidecar-error") == b"upstream_reset"
-    assert trail(bench, 1)[:3] == ["retry;hedge", "concurrency_limit;rejected", "retry;hedge-failed"]
+    assert trail(bench, 1)[:3] == ["retry;hedge", "concurrency_limit;rejected;hedge", "retry;hedge-failed"]
     for holder in holders:
         holder.cancel()
     await asyncio.gather(*holders, return_exceptions=True)
