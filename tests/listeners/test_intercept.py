@@ -433,3 +433,60 @@ async def test_a_host_that_cannot_be_passed_to(
         await eventually(lambda: not egress.plane.connections)
         assert bool(egress.said()) is said
     assert len(egress.requests()) + len(egress.said()) == 1
+
+
+@pytest.mark.parametrize("side", ["client", "provider"])
+async def test_back_pressure(tmp_path: Path, side: str) -> None:
+    """A side that does not read pauses the other, through TLS on both; not a byte is lost."""
+    certificate = self_signed(tmp_path, HOST)
+    go = asyncio.Event()
+    size = 32 * 1024**2
+    piece = bytes(range(256)) * 256
+    sent = received = 0
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        while sent < size:
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+
+    async def receive(reader: asyncio.StreamReader) -> None:
+        nonlocal received
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await go.wait()
+        reader._transport.resume_reading()  # type: ignore[attr-defined]
+        while received < size:
+            data = await reader.read(65536)
+            assert data[:1] == bytes([received % 256])
+            received += len(data)
+
+    async def script(connection: OriginConnection) -> None:
+        await connection.head()
+        if side == "provider":
+            await receive(connection.reader)
+            await connection.send(OK)
+        else:
+            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+            await send(connection.writer)
+
+    async with Origin(script, tls=certificate.server(), record=False, buffer=16 * 1024) as origin:
+        policy = {"tls": {"ca": str(certificate.path)}, "connect_to": str(origin.address)}
+        async with Egress(tmp_path, policy=policy) as egress:
+            client = await egress.secure(limit=65536)
+            if side == "provider":
+                await client.send(
+                    f"PUT / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {size}\r\n\r\n".encode()
+                )
+                work = asyncio.create_task(send(client.writer))
+            else:
+                await client.send(get())
+                await client.head()
+                work = asyncio.create_task(receive(client.reader))
+            await asyncio.sleep(0.5)
+            assert 0 < sent < 20 * 1024**2, "kernel buffers, and a few of ours"
+            go.set()
+            await eventually(lambda: received == size)
+            await work
+            if side == "provider":
+                assert (await client.answer()).status == 200
