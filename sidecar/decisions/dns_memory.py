@@ -81,6 +81,10 @@ class Memory:
             self._answered = False
             self._ask_at = now + min(FAILED * 2.0 ** min(self._failures - 1, 8), RECHECK)
 
+    def usable(self, now: float) -> tuple[str, ...]:
+        """The addresses, where they are fresh or may serve as stale ones."""
+        return self.addresses if now < self._fresh_until + STALE else ()
+
     def standing(self, now: float) -> Standing:
         if now < self._fresh_until:
             if not self.addresses:

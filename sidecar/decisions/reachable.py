@@ -59,7 +59,10 @@ _SPECIAL: Final[tuple[tuple[Network, str], ...]] = tuple(
         ("fc00::/7", "a private address"),  # RFC 4193
         ("fec0::/10", "a site-local address"),  # RFC 3879
         ("ff00::/8", "a multicast address"),
-        ("64:ff9b:1::/48", "a translated address"),  # RFC 8215: which IPv4 address it means, only the network knows
+        (
+            "64:ff9b:1::/48",
+            "a translated address",
+        ),  # RFC 8215: which IPv4 address it means, only the network knows
         ("2001::/32", "a Teredo address"),  # RFC 4380
         ("2001::/23", "a reserved address"),  # RFC 2928
         ("2001:db8::/32", "an address for documentation"),  # RFC 3849
@@ -118,7 +121,7 @@ def _bracketed(text: str) -> str:
     if "%" in text:
         raise DisguisedAddress("an address with a zone means something on this machine only")
     try:
-        return str(ipaddress.IPv6Address(text[1:-1]))
+        return str(ipaddress.IPv6Address(text[1:-1] if text.endswith("]") else ""))
     except ValueError:
         raise NotAHost("no IPv6 address stands within [ and ]") from None
 

@@ -343,6 +343,7 @@ class Metrics:
         "breakers",
         "buckets",
         "budgets",
+        "dns",
         "limits",
         "listeners",
         "namespace",
@@ -363,6 +364,7 @@ class Metrics:
         self.limits: dict[str, WatchedLimit] = {}
         self.queues: dict[str, WatchedQueue] = {}
         self.budgets: dict[str, WatchedBudget] = {}
+        self.dns = DnsCells()
 
     def route(self, name: str, upstream: str) -> RouteCells:
         cells = self.routes.get(name)

@@ -27,7 +27,7 @@ class Dial(Protocol):
     """Makes one connection. Raises `OSError`, `ssl.SSLError`, and where it may not, a `SidecarError`."""
 
     async def __call__(
-        self, factory: Factory, address: Address, tls: ssl.SSLContext | None, server_name: str | None
+        self, factory: Factory, address: Address, tls: ssl.SSLContext | None, server_name: str | None, /
     ) -> None: ...
 
 

@@ -67,6 +67,8 @@ async def ask(server: Address, name: str, family: Family) -> Found:
         raise Unreachable(f"{server}: {reason}") from error
     except dns.exception.DNSException as error:
         raise NoAnswer(f"{server}: not a valid answer ({error})") from error
+    if not isinstance(response, dns.message.QueryMessage):
+        raise NoAnswer(f"{server}: not an answer to a query")
     code = response.rcode()
     if code not in _ANSWERS:
         raise Refused(f"{server}: {dns.rcode.to_text(code)}")
@@ -117,7 +119,7 @@ class _Question(asyncio.DatagramProtocol):
         try:
             response = dns.message.from_wire(data, ignore_trailing=True, raise_on_truncation=True)
         except dns.message.Truncated as error:
-            response, truncated = error.message(), True
+            response, truncated = error.message(), True  # type: ignore[no-untyped-call]
         except (dns.exception.DNSException, ValueError):
             return
         if self._query.is_response(response) and not self.response.done():

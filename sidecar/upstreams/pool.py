@@ -94,7 +94,7 @@ class Upstream:
         self._keep_idle = KEEP_IDLE_PROVIDER if provider else KEEP_IDLE
         self._most_idle = MOST_IDLE_PROVIDER if provider else MOST_IDLE
         self._idle: list[tuple[UpstreamConnection, float]] = []
-        self._open_ones: set[UpstreamConnection] = set()
+        self._open: set[UpstreamConnection] = set()
         cells.idle = self._idle.__len__
 
     @property
@@ -105,7 +105,7 @@ class Upstream:
     @property
     def connections(self) -> int:
         """All open connections."""
-        return len(self._open_ones)
+        return len(self._open)
 
     def handler(self, idle: float | None) -> Callable[[Exchange], Awaitable[Response]]:
         """The pool as a pipeline's innermost handler; `idle` is the route's limit for a silent body."""
@@ -177,7 +177,8 @@ class Upstream:
         left = self._addresses.ordered(exchange.avoid)
         failure = ConnectFailed(f"{self.address.host} has no address")
         while left:
-            address, by = left[0], dial
+            address = left[0]
+            by: Dial = dial
             exchange.address = address.host
             try:
                 if len(left) > 1:
@@ -185,7 +186,7 @@ class Upstream:
                     exchange.address = address.host
                 left.remove(address)
                 patience = max(until - self.clock.now(), 0.0) / (len(left) + 1)
-                return await self._open(address, by, patience)
+                return await self._connect_to(address, by, patience)
             except ConnectFailed as error:
                 failure = error
         raise failure
@@ -211,7 +212,7 @@ class Upstream:
             raise
         return address, over(sock)
 
-    async def _open(self, address: Address, by: Dial, patience: float) -> UpstreamConnection:
+    async def _connect_to(self, address: Address, by: Dial, patience: float) -> UpstreamConnection:
         """A connection to `address`, TLS included. Raises `ConnectFailed`."""
         connection = UpstreamConnection(self)
         connection.address = address.host
@@ -219,9 +220,7 @@ class Upstream:
         if tls is not None:
             tls.begin(self.clock.now())
         try:
-            await reach(
-                by, connection, address, tls, self._server_name, clock=self.clock, patience=patience
-            )
+            await reach(by, connection, address, tls, self._server_name, clock=self.clock, patience=patience)
         except ConnectFailed as error:
             self._failed(address)
             if isinstance(error, TlsFailed):
@@ -230,7 +229,7 @@ class Upstream:
         self._addresses.connected(address)
         self._cells.connections_opened += 1
         if connection.transport is not None:  # it may be lost already
-            self._open_ones.add(connection)
+            self._open.add(connection)
             if tls is not None:
                 connection.tls = connection.transport.get_extra_info("ssl_object")
                 self._cells.handshake(resumed=tls.made(connection.tls, self.clock.now()))
@@ -255,7 +254,7 @@ class Upstream:
             connection.transport.close()
 
     def forget(self, connection: UpstreamConnection) -> None:
-        self._open_ones.discard(connection)
+        self._open.discard(connection)
         for position, (idle, _) in enumerate(self._idle):
             if idle is connection:
                 del self._idle[position]
@@ -271,11 +270,11 @@ class Upstream:
             else:
                 fresh.append((connection, since))
         self._idle[:] = fresh
-        for connection in tuple(self._open_ones):
+        for connection in tuple(self._open):
             connection.check(now)
 
     def close(self) -> None:
-        for connection in tuple(self._open_ones):
+        for connection in tuple(self._open):
             connection.abort()
         self._idle.clear()
 

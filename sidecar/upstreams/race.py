@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sidecar.decisions.eyeballs import STAGGER, is_v6
 
@@ -40,7 +41,10 @@ async def race(
             if waiting:
                 address = waiting.pop()
                 running[loop.create_task(_connected(address))] = address
-            for task in await _some(running, clock, clock.now() + STAGGER if waiting else None):
+            await first_done(running, clock, clock.now() + STAGGER if waiting else None)
+            # One that is connected comes first: a failure ends nothing.
+            done = [task for task in running if task.done()]
+            for task in sorted(done, key=lambda task: task.exception() is not None):
                 address = running.pop(task)
                 problem = task.exception()
                 if problem is None:
@@ -58,19 +62,16 @@ async def race(
     raise error
 
 
-async def _some(
-    running: dict[asyncio.Task[socket.socket], Address], clock: Clock, until: float | None
-) -> list[asyncio.Task[socket.socket]]:
-    """Those that are done, once one is; none at `until`. Successes come first: a failure ends nothing."""
-    alarm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    timer = None if until is None else clock.arm(until, lambda: alarm.done() or alarm.set_result(None))
+async def first_done(tasks: Iterable[asyncio.Task[Any]], clock: Clock, until: float | None) -> None:
+    """Returns when one of them is done, or at `until`. None of them is ended by that."""
+    alarm: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    timer = None if until is None else clock.arm(until, alarm.cancel)
+    waited_for: list[asyncio.Future[Any]] = [*tasks, alarm]
     try:
-        await asyncio.wait((*running, alarm), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
     finally:
         if timer is not None:
             timer.cancel()
-    done = [task for task in running if task.done()]
-    return sorted(done, key=lambda task: task.exception() is not None)
 
 
 async def _dropped(running: dict[asyncio.Task[socket.socket], Address]) -> None:
@@ -92,6 +93,10 @@ async def _connected(address: Address) -> socket.socket:
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, place)
+    except OSError as error:
+        sock.close()
+        # asyncio's text names the address, which error answers do not.
+        raise OSError(error.errno, os.strerror(error.errno or 0)) from error
     except BaseException:
         sock.close()
         raise

@@ -7,7 +7,6 @@ and used on while the DNS fails. All who want the same name at once share one qu
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ from sidecar.decisions.eyeballs import is_v6, usable_first
 from sidecar.errors import NameNotFound, NameNotResolved
 from sidecar.upstreams import dns_wire
 from sidecar.upstreams.dns_wire import Family, Found, NoAnswer
+from sidecar.upstreams.race import first_done
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock
@@ -123,8 +123,9 @@ class Resolver:
             waited = waited or standing in _TO_WAIT_FOR
         if waited:
             await self._wait(both)
-        standings = [one.memory.standing(self._clock.now()) for one in both]
-        hosts = [host for one in both for host in one.memory.addresses]
+        now = self._clock.now()
+        standings = [one.memory.standing(now) for one in both]
+        hosts = [host for one in both for host in one.memory.usable(now)]
         if hosts:
             stale = not any(it in _AT_HAND for it in standings)
             self._cells.looked_up("stale" if stale else "asked" if waited else "fresh")
@@ -159,21 +160,11 @@ class Resolver:
             if standings[Family.V4] in _AT_HAND:
                 v4_since = now if v4_since is None else v4_since
                 until = v4_since + RESOLUTION_DELAY
-            elif any(one.memory.addresses for one in both):
+            elif any(one.memory.usable(now) for one in both):
                 until = min(one.asked_at for one in pending) + STALE_PATIENCE
             if until is not None and until <= now:
                 return
-            await self._one_of([one.asking for one in pending if one.asking is not None], until)
-
-    async def _one_of(self, tasks: Iterable[asyncio.Task[None]], until: float | None) -> None:
-        """Returns when one is done, or at `until`."""
-        alarm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        timer = None if until is None else self._clock.arm(until, lambda: alarm.done() or alarm.set_result(None))
-        try:
-            await asyncio.wait((*tasks, alarm), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if timer is not None:
-                timer.cancel()
+            await first_done([one.asking for one in pending if one.asking is not None], self._clock, until)
 
     # -- questions -----------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from typing import Final
+from typing import Final, Self
 
 from sidecar.errors import BadCertificate, TlsFailed
 
@@ -12,25 +12,33 @@ SESSION_AGE: Final = 3600.0
 """Seconds that a session is resumed for. The certificate is not looked at again when one is: this bounds how
 long an expired or withdrawn one goes unseen."""
 
+_UNKNOWN: Final = "unknown_ca", "is signed by an authority that is not trusted"
+_MISSING: Final = (
+    "unknown_ca",
+    "is signed by an authority that is not trusted, or the server leaves out one between",
+)
 _FAULTS: Final[dict[int, tuple[str, str]]] = {
     # X509_V_ERR_… of OpenSSL (x509_vfy.h).
-    2: ("unknown_ca", "it is signed by an authority that is not trusted"),
-    9: ("not_yet_valid", "it is not valid yet (is the clock of this machine right?)"),
-    10: ("expired", "it has expired"),
-    18: ("self_signed", "it is signed by itself"),
-    19: ("unknown_ca", "it is signed by an authority that is not trusted"),
-    20: ("unknown_ca", "it is signed by an authority that is not trusted, or a certificate between is missing"),
-    21: ("unknown_ca", "it is signed by an authority that is not trusted, or a certificate between is missing"),
-    23: ("revoked", "it is revoked"),
-    62: ("wrong_host", "it is for another host"),
-    64: ("wrong_host", "it is for another host"),
+    2: _UNKNOWN,
+    9: ("not_yet_valid", "is not valid yet (is the clock of this machine right?)"),
+    10: ("expired", "has expired"),
+    18: ("self_signed", "is signed by itself"),
+    19: _UNKNOWN,
+    20: _MISSING,
+    21: _MISSING,
+    23: ("revoked", "is revoked"),
+    62: ("wrong_host", ""),
+    64: ("wrong_host", ""),
 }
-"""Fault and text by what verification said."""
-_TRUST: Final = "; tls.ca names a file of certificates to trust"
+"""Fault and text by what verification said; no text: it is OpenSSL's."""
+_TRUST: Final = " (tls.ca names a file of certificates to trust)"
 
 _NO_TLS: Final = "protocol", "what listens there does not speak TLS"
 _VERSION: Final = "protocol", "it takes no version of TLS that is taken here: 1.2 and 1.3"
-_CIPHERS: Final = "protocol", "it takes none of our ciphers, or asks for a client certificate (tls.cert, tls.key)"
+_CIPHERS: Final = (
+    "protocol",
+    "it takes none of our ciphers, or asks for a client certificate (tls.cert, tls.key)",
+)
 _WANTED: Final = "client_certificate", "it asks for a client certificate (tls.cert and tls.key)"
 _REFUSED: Final = "client_certificate", "it does not accept our client certificate"
 _REASONS: Final[dict[str, tuple[str, str]]] = {
@@ -51,7 +59,7 @@ _REASONS: Final[dict[str, tuple[str, str]]] = {
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": _REFUSED,
     "TLSV1_ALERT_UNKNOWN_CA": _REFUSED,
     "TLSV1_ALERT_ACCESS_DENIED": _REFUSED,
-    "TLSV1_UNRECOGNIZED_NAME": ("wrong_host", "it does not serve the host that it was asked for (SNI)"),
+    "TLSV1_UNRECOGNIZED_NAME": ("unknown_host", "it does not serve the host that it was asked for (SNI)"),
     "UNEXPECTED_EOF_WHILE_READING": ("closed", "it closed the connection in the middle of the handshake"),
 }
 """Fault and text by OpenSSL's reason, of ours or of the alert that came."""
@@ -69,7 +77,7 @@ class UpstreamTls(ssl.SSLContext):
     since: float
     """Monotonic seconds: when the handshake was in which the certificate was last looked at."""
 
-    def __new__(cls) -> UpstreamTls:
+    def __new__(cls) -> Self:
         context = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
         context.session = None
         context.since = 0.0
@@ -79,7 +87,7 @@ class UpstreamTls(ssl.SSLContext):
         self,
         incoming: ssl.MemoryBIO,
         outgoing: ssl.MemoryBIO,
-        server_side: bool = False,  # noqa: FBT001, FBT002 - the signature of the method it takes the place of
+        server_side: bool = False,
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
@@ -139,12 +147,10 @@ def explained(error: ssl.SSLError) -> TlsFailed:
     """What went wrong, in words, and for metrics."""
     if isinstance(error, ssl.SSLCertVerificationError):
         fault, text = _FAULTS.get(error.verify_code, ("other", ""))
-        said = re.sub(r"^(Hostname|IP address) mismatch, ", "", error.verify_message or "").rstrip(".")
-        detail = said if fault == "wrong_host" and said else f"the upstream's certificate: {text or said}"
+        said = re.sub(r"^(Hostname|IP address) mismatch, certificate ", "", error.verify_message or "")
         trust = _TRUST if fault in ("self_signed", "unknown_ca") else ""
-        return BadCertificate(detail + trust, fault=fault)
+        return BadCertificate(f"the certificate {text or said.rstrip('.')}{trust}", fault=fault)
     fault, text = _REASONS.get(error.reason or "", ("other", ""))
     if isinstance(error, ssl.SSLEOFError):
         fault, text = _REASONS["UNEXPECTED_EOF_WHILE_READING"]
-    kind = BadCertificate if fault == "wrong_host" else TlsFailed
-    return kind(f"TLS: {text or (error.reason or str(error)).replace('_', ' ').lower()}", fault=fault)
+    return TlsFailed(text or (error.reason or str(error)).replace("_", " ").lower(), fault=fault)

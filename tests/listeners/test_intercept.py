@@ -347,7 +347,7 @@ async def test_an_expired_certificate_upstream(tmp_path: Path) -> None:
         async with Egress(tmp_path, policy=policy) as egress:
             answer = await (await egress.secure()).ask(get())
             assert (answer.status, answer.problem["code"]) == (502, "upstream_certificate")
-            assert answer.problem["detail"] == "certificate has expired"
+            assert answer.problem["detail"] == "the certificate has expired"
     (line,) = egress.requests()
     assert (line["status"], line["error"]) == (502, "upstream_certificate")
 

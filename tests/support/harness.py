@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.metrics import Metrics
 from sidecar.upstreams.dial import Resolve, system_resolve
 from sidecar.upstreams.pool import Upstream
+from sidecar.upstreams.tls import UpstreamTls
 from tests.support.clock import ManualClock
 from tests.support.origin import BETWEEN_PIECES, LARGEST_READ, Origin, reset
 
@@ -188,7 +188,7 @@ class Harness:
         trusted: Sequence[str] = (),
         debug: Sequence[str] = (),
         clock: Clock | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: UpstreamTls | None = None,
         server_name: str = "localhost",
         resolve: Resolve = system_resolve,
     ) -> None:
