@@ -215,10 +215,12 @@ class UpstreamConnection(Abortable):
         if self._failure is not None:
             return self._failure
         if isinstance(exc, ssl.SSLError) and not self.received_any and not self.reused:
-            # With TLS 1.3 a server looks at our certificate only when the handshake is over for us.
+            # With TLS 1.3 a server looks at our certificate only when the handshake is over for us: it has
+            # not looked at the request then. After other errors it may have.
             error = explained(exc)
-            self._upstream.tls_failed(self.address, error)
-            return error
+            if error.fault == "client_certificate":
+                self._upstream.tls_failed(self.address, error)
+                return error
         detail = f"{exc}" if exc is not None else "it closed the connection"
         if self.reused and not self.received_any:
             return Stale(detail)

@@ -15,7 +15,7 @@ from sidecar.config.addresses import Address, Network, is_ip
 from sidecar.decisions import reachable
 from sidecar.errors import ConnectFailed, EgressDenied, LoopDetected
 from sidecar.upstreams.race import race
-from sidecar.upstreams.tls import explained
+from sidecar.upstreams.tls import cut_off, explained
 
 Factory = Callable[[], asyncio.Protocol]
 Resolve = Callable[[Address], Awaitable[list[Address]]]
@@ -55,6 +55,10 @@ def in_time(clock: Clock, patience: float) -> Iterator[None]:
         raise
     except ssl.SSLError as error:
         raise explained(error) from error
+    except ConnectionResetError as error:
+        if error.errno is None:  # not the system's: how event loops say that a handshake was cut off
+            raise cut_off() from error
+        raise ConnectFailed(error.strerror or str(error)) from error
     except OSError as error:
         raise ConnectFailed(error.strerror or str(error)) from error
     finally:

@@ -224,7 +224,7 @@ class Upstream:
         except ConnectFailed as error:
             self._failed(address)
             if isinstance(error, TlsFailed):
-                self.tls_failed(str(address), error)
+                self.tls_failed(address.host, error)
             raise
         self._addresses.connected(address)
         self._cells.connections_opened += 1

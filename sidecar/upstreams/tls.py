@@ -60,7 +60,6 @@ _REASONS: Final[dict[str, tuple[str, str]]] = {
     "TLSV1_ALERT_UNKNOWN_CA": _REFUSED,
     "TLSV1_ALERT_ACCESS_DENIED": _REFUSED,
     "TLSV1_UNRECOGNIZED_NAME": ("unknown_host", "it does not serve the host that it was asked for (SNI)"),
-    "UNEXPECTED_EOF_WHILE_READING": ("closed", "it closed the connection in the middle of the handshake"),
 }
 """Fault and text by OpenSSL's reason, of ours or of the alert that came."""
 
@@ -152,5 +151,10 @@ def explained(error: ssl.SSLError) -> TlsFailed:
         return BadCertificate(f"the certificate {text or said.rstrip('.')}{trust}", fault=fault)
     fault, text = _REASONS.get(error.reason or "", ("other", ""))
     if isinstance(error, ssl.SSLEOFError):
-        fault, text = _REASONS["UNEXPECTED_EOF_WHILE_READING"]
+        return cut_off()
     return TlsFailed(text or (error.reason or str(error)).replace("_", " ").lower(), fault=fault)
+
+
+def cut_off() -> TlsFailed:
+    """What is to be said where it gives no reason."""
+    return TlsFailed("it closed the connection in the middle of the handshake", fault="closed")

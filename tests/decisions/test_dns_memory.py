@@ -128,7 +128,8 @@ def test_what_serves_was_once_an_answer(
     steps: list[tuple[float, tuple[tuple[str, ...], float] | None]],
 ) -> None:
     """Whatever comes in which order: addresses serve for `MOST` and `STALE` after their answer at most, and
-    a standing that needs addresses has them."""
+    a standing that needs addresses has them.
+    """
     memory, now, learnt = Memory(), 0.0, float("-inf")
     for wait, answer in steps:
         now += wait

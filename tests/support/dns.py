@@ -31,7 +31,7 @@ def records(*texts: str, ttl: int = 60, negative: int | None = None) -> Reply:
         response = dns.message.make_response(query)
         question = query.question[0]
         name = question.name
-        for text in texts:
+        for text in sorted(texts, key=lambda it: " CNAME " not in it):
             owner, kind, value = text.split(" ", 2)
             if owner.rstrip(".") == name.to_text(omit_final_dot=True) and (
                 kind in ("CNAME", dns.rdatatype.to_text(question.rdtype))
@@ -47,7 +47,7 @@ def records(*texts: str, ttl: int = 60, negative: int | None = None) -> Reply:
 
 
 def code(name: str, negative: int | None = None) -> Reply:
-    """Answers with a response code: `NXDOMAIN`, `SERVFAIL`, …"""
+    """Answers with a response code, `NXDOMAIN` for example."""
 
     def reply(query: dns.message.Message) -> dns.message.Message:
         response = dns.message.make_response(query)

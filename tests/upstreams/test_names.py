@@ -125,4 +125,5 @@ async def test_names_of_the_operators_own_are_known(tmp_path: Path) -> None:
         yaml.safe_dump({"policies": [f"{name}.yaml" for name in policies]})
     )
     async with Egress(tmp_path, loaded=load(tmp_path / "sidecar.yaml", {})) as egress:
+        assert isinstance(egress.resolving, Names)
         assert egress.resolving._own == {"bridge", "pinned", "spare"}

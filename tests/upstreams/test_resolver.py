@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import dns.message
@@ -156,7 +156,6 @@ async def test_a_long_answer_comes_over_tcp() -> None:
 
 async def test_what_is_not_the_answer_is_passed_over() -> None:
     """Bytes that are no message, another id, another question: the right one is still waited for."""
-
     async with resolving(silence) as (resolve, server):
 
         def reply(query: dns.message.Message) -> None:
@@ -372,7 +371,8 @@ async def test_bad_answers(reply: Reply, over_tcp: Reply | None, says: str) -> N
 
 async def test_stale_answers() -> None:
     """While the DNS fails, what was known serves: after 1.8 s at the first look-up, then at once. It is said
-    once that it fails, and once that it is back."""
+    once that it fails, and once that it is back.
+    """
     with structlog.testing.capture_logs() as log:
         async with resolving(ONE) as (resolve, server):
             await resolve()
