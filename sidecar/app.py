@@ -30,12 +30,14 @@ from sidecar.stores.tiered import Tiered
 from sidecar.telemetry import log
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.collector import Collector
+from sidecar.telemetry.complaints import TlsComplaints
 from sidecar.telemetry.health import Health
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.probes import probe_of
 from sidecar.telemetry.sink import standard_output
 from sidecar.telemetry.system import System
-from sidecar.upstreams.pool import Upstream, tls_context
+from sidecar.upstreams.pool import Upstream
+from sidecar.upstreams.tls import tls_context
 
 if TYPE_CHECKING:
     from sidecar.config.load import Loaded
@@ -78,6 +80,7 @@ class App:
             caching=self.caching,
         )
         self.upstreams: dict[str, Upstream] = {}
+        self._complain = TlsComplaints(clock, self.log)
         app = self._upstream(APP, config.app.url, None, Tls())
         by_policy = {
             policy.name: self._upstream_of(policy, app)
@@ -191,6 +194,7 @@ class App:
             cells=self.metrics.upstream(name),
             tls=context,
             server_name=url.host,
+            complain=self._complain,
         )
         return upstream
 
@@ -287,7 +291,7 @@ class App:
         await self.system.close()
         for upstream in self.upstreams.values():
             upstream.close()
-        self.egress.close()
+        await self.egress.close()
         if self.admin is not None:
             await self.admin.close()
         self.access_log.close()

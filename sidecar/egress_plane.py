@@ -16,10 +16,13 @@ from sidecar.listeners.calls import CallListener
 from sidecar.listeners.egress import EgressListener
 from sidecar.listeners.ingress import Limits, Listener
 from sidecar.listeners.intercept import InterceptListener, pass_through
+from sidecar.telemetry.complaints import TlsComplaints
 from sidecar.telemetry.log import get_logger
 from sidecar.upstreams.anywhere import Anywhere
 from sidecar.upstreams.dial import EgressDial, Resolve, system_resolve
-from sidecar.upstreams.pool import Upstream, tls_context
+from sidecar.upstreams.names import Names
+from sidecar.upstreams.pool import Upstream
+from sidecar.upstreams.tls import tls_context
 from sidecar.upstreams.tunnel import Tunnels
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from sidecar.errors import ClientError
     from sidecar.exchange import Exchange
     from sidecar.pipeline import Handler, Services
+    from sidecar.upstreams.resolver import Resolver
 
 
 def _urls(policy: PolicyFile) -> list[Url]:
@@ -60,7 +64,11 @@ class EgressPlane:
         self._log = get_logger("sidecar.egress")
         self._bound: list[Address] = []
         """Where its listeners listen."""
-        self._dial = EgressDial(config.egress.allow_private, lambda: self._bound)
+        self._complain = TlsComplaints(self._clock, self._log)
+        self._resolver: Resolver | None = None
+        self._dial = EgressDial(
+            config.egress.allow_private, lambda: self._bound, self._names(), clock=self._clock
+        )
         self.upstreams: list[Upstream] = []
         self.tunnels = Tunnels(clock=self._clock, dial=self._dial)
         self.anywhere = Anywhere(
@@ -91,6 +99,36 @@ class EgressPlane:
         """Where the listeners listen, for the log."""
 
     # -- building ------------------------------------------------------------------------------
+
+    def _names(self) -> Resolve:
+        """Who resolves the names of hosts that the app calls."""
+        files = [it for it in self._loaded.policies if it.direction == "egress"]
+        if not files and self._loaded.egress is None:
+            return system_resolve
+        # dnspython takes a while to load, which a sidecar without egress need not wait for.
+        from sidecar.upstreams.name_servers import SystemServers, fixed
+        from sidecar.upstreams.resolver import Resolver
+
+        servers = self._loaded.config.dns.servers
+        self._resolver = Resolver(
+            fixed(servers) if servers else SystemServers(),
+            clock=self._clock,
+            cells=self._metrics.dns,
+            log=self._log,
+        )
+        written = [it.connect_to or (it.upstream.address if it.upstream else None) for it in files]
+        written += [
+            rung.connect_to or rung.upstream.address
+            for it in files
+            for route in it.routes
+            for rung in route.fallback or ()
+            if rung.upstream is not None
+        ]
+        return Names(
+            self._resolver.resolve,
+            written=[address.host for address in written if address is not None],
+            listed=self._loaded.hosts,
+        )
 
     def _pools(self, policy: PolicyFile) -> dict[str, Upstream]:
         """The pools of a policy file, as `EgressRoutes` takes them."""
@@ -129,6 +167,7 @@ class EgressPlane:
             resolve=self._resolve_of(connect_to or (None if listed else url.address)),
             egress=True,
             url=url,
+            complain=self._complain,
         )
         self.upstreams.append(upstream)
         return upstream
@@ -245,10 +284,12 @@ class EgressPlane:
         self.tunnels.draining = True
         return sum(await asyncio.gather(*(listener.drain(seconds) for listener in self.listeners)))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for listener in self.listeners:
             listener.stop_accepting()
         for upstream in self.upstreams:
             upstream.close()
         self.tunnels.close()
         self.anywhere.close()
+        if self._resolver is not None:
+            await self._resolver.close()

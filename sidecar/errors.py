@@ -54,8 +54,31 @@ class ConnectFailed(UpstreamError):
     reason = "connect"
 
 
-class BadCertificate(ConnectFailed):
-    """The upstream is not who it should be, as far as its certificate tells: nothing was sent."""
+class NameNotResolved(ConnectFailed):
+    """The DNS gave no answer."""
+
+    code = "name_not_resolved"
+    title = "The upstream's name could not be resolved"
+
+
+class NameNotFound(NameNotResolved):
+    """The DNS answered that the name has no addresses."""
+
+
+class TlsFailed(ConnectFailed):
+    """The upstream and the sidecar could not agree on TLS: nothing was sent."""
+
+    code = "upstream_tls"
+    title = "TLS with the upstream failed"
+
+    def __init__(self, detail: str = "", *, fault: str = "other") -> None:
+        super().__init__(detail)
+        self.fault = fault
+        """What metrics count it as: one of a small set."""
+
+
+class BadCertificate(TlsFailed):
+    """The upstream is not who it should be, as far as its certificate tells."""
 
     code = "upstream_certificate"
     title = "The upstream's certificate is not accepted"

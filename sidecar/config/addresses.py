@@ -160,6 +160,23 @@ def parse_target(value: object) -> Address:
     return value if isinstance(value, Address) else _tcp(value, 1, "10.0.0.7:443")
 
 
+def parse_name_server(value: object) -> Address:
+    """The IP address of a DNS server, with a port where that is not 53. Raises PydanticCustomError."""
+    if isinstance(value, Address):
+        return value
+    mend = "write for example 10.0.0.2, 10.0.0.2:5353 or [fd00::2]:53"
+    if not isinstance(value, str):
+        raise wrong('"{given}" is not an IP address', value, mend)
+    if is_ip(value):
+        return Address(value, 53)
+    host, colon, port = value.rpartition(":")
+    host, port = (value, "53") if not colon or value.endswith("]") else (host, port)
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not is_ip(bare) or (":" in bare) != (bare != host):
+        raise wrong('"{given}" is not an IP address', value, mend)
+    return Address(bare, _port(port, value, 1))
+
+
 def parse_url(value: object) -> Url:
     """`http://…`, `https://…` or `unix:/path`. Raises PydanticCustomError."""
     if isinstance(value, Url):
@@ -238,6 +255,12 @@ Target = Annotated[
     PlainValidator(parse_target),
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string", "pattern": r"^.+:[0-9]{1,5}$", "examples": ["10.0.0.7:443"]}),
+]
+NameServer = Annotated[
+    Address,
+    PlainValidator(parse_name_server),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["10.0.0.2", "10.0.0.2:5353", "[fd00::2]:53"]}),
 ]
 Server = Annotated[
     Url,

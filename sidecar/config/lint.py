@@ -47,6 +47,7 @@ def config(settings: Config, files: Sequence[PolicyFile], origins: Mapping[str, 
             for index, network in enumerate(networks)
             if network.prefixlen == 0 or network == ipaddress.ip_network("::ffff:0:0/96")
         ]
+    found += listen_lint.private(settings.egress.allow_private, place)
     general = settings.limits.rate_limit
     if general is not None:
         found += limit_lint.rate(general, "limits.rate_limit", place)

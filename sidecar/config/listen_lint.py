@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sidecar.config import fallback_lint
-from sidecar.config.addresses import Address, Url, is_ip
+from sidecar.config.addresses import Address, Network, Url, is_ip
 from sidecar.config.cache_policy import Cache
 from sidecar.config.place import Place
 from sidecar.config.policy import PolicyFile
 from sidecar.config.problems import Origin, Problem
 from sidecar.config.schema import Config
+from sidecar.decisions.reachable import METADATA
 
 
 def egress_listener(
@@ -134,6 +135,23 @@ def warming(policy: PolicyFile, cache: Cache, place: Place) -> Iterator[Problem]
     """Paths to warm are of the file's upstream: there must be one."""
     if policy.direction == "egress" and cache.warm and policy.upstream is None and len(policy.hosts) > 1:
         yield place.error("cache.warm", "of which host? (write upstream, or a file for each host)")
+
+
+def private(allowed: Sequence[Network], place: Place) -> Iterator[Problem]:
+    """Findings about `egress.allow_private`."""
+    for index, network in enumerate(allowed):
+        key = f"egress.allow_private.{index}"
+        if network.prefixlen == 0:
+            text = "calls may go to every address (write the networks that are needed)"
+            yield place.warning(key, text)
+        elif network.num_addresses > 1:
+            held = sorted((ip for ip in METADATA if ip in network), key=str)
+            if held:
+                yield place.warning(
+                    key,
+                    f"calls may go to the metadata service at {held[0]}, which hands out credentials (write "
+                    "the addresses that are needed)",
+                )
 
 
 def clash(a: Address, b: Address) -> bool:

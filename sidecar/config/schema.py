@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr, WithJsonSchema
 
-from sidecar.config.addresses import Address, Cidr, Listener, Listeners, Network, Server, Url
+from sidecar.config.addresses import Address, Cidr, Listener, Listeners, NameServer, Network, Server, Url
 from sidecar.config.base import Model, section, setting
 from sidecar.config.cache_policy import AdaptiveTtl, Cache, CacheKey, QueryKey
 from sidecar.config.classify_policy import ClassifyRule
@@ -55,6 +55,7 @@ __all__ = [
     "ConcurrencyLimit",
     "Config",
     "DelayRange",
+    "Dns",
     "Egress",
     "Environment",
     "Environments",
@@ -267,9 +268,24 @@ class Egress(Model):
     )
     allow_private: tuple[Cidr, ...] = setting(
         (),
-        "Private, loopback and link-local addresses or networks that calls may go to. All others of these "
-        "are refused, but for an address that a policy file itself names.",
+        "Addresses and networks that calls may go to although they are none of the public internet: private, "
+        "loopback, link-local, those of metadata services and so on. All others of these are refused, but "
+        "for an address that a policy file itself names as `upstream` or `connect_to`.",
         ["10.20.0.0/16"],
+    )
+
+
+class Dns(Model):
+    """By whom the names of hosts that the app calls are resolved: never through the hosts file, which may
+    lead them to the sidecar.
+    """
+
+    servers: tuple[NameServer, ...] = setting(
+        (),
+        "DNS servers by their IP addresses, in the order in which they are asked. Empty: those of "
+        "/etc/resolv.conf, with its search domains; where that names systemd-resolved, which looks into the "
+        "hosts file, those behind it.",
+        ["10.0.0.2", "10.0.0.2:5353"],
     )
 
 
@@ -299,6 +315,7 @@ class Settings(Model):
     limits: Limits = section(Limits, "Limits on clients.")
     trusted: Trusted = section(Trusted, "Whom the sidecar believes.")
     egress: Egress = section(Egress, "What the app may call.")
+    dns: Dns = section(Dns, "By whom the names of hosts that the app calls are resolved.")
     ca: CaFiles = section(CaFiles, "The local certificate authority.")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.config.addresses import Address
-from sidecar.errors import BadRequest
+from sidecar.errors import BadRequest, EgressDenied
 from sidecar.listeners.intercept import Interceptor, Opening
 from sidecar.listeners.protocol import ServerProtocol
 from sidecar.upstreams.anywhere import parse_authority
@@ -50,7 +50,7 @@ class EgressListener(Interceptor):
         if request.method == "CONNECT":
             try:
                 parse_authority(request.target, None)
-            except BadRequest as error:
+            except (BadRequest, EgressDenied) as error:
                 return routes.refused(exchange, error)
             return routes.tunnelled(exchange)
         if request.host.lower() in self._own:
@@ -61,10 +61,9 @@ class EgressListener(Interceptor):
         """Host and port of a CONNECT whose TLS is to end here; None: it is a tunnel, or an error."""
         try:
             address = parse_authority(request.target, None)
-        except BadRequest:
+        except (BadRequest, EgressDenied):
             return None
-        host = address.host.lower().removesuffix(".")
-        return (host, address.port) if self.routes().owns(f"{host}:{address.port}") else None
+        return (address.host, address.port) if self.routes().owns(str(address)) else None
 
 
 class ProxyProtocol(ServerProtocol):

@@ -62,6 +62,7 @@ class Collector(CollectorBase):
     def collect(self) -> Iterator[Metric]:
         yield from self._routes()
         yield from self._upstreams()
+        yield from self._dns()
         yield from self._policies()
         yield from self._listeners()
         yield from self._process()
@@ -280,6 +281,39 @@ class Collector(CollectorBase):
             "Connections to the upstream that wait for a request.",
             ("upstream",),
             (((name,), cells.idle()) for name, cells in upstreams.items() if cells.idle is not None),
+        )
+        yield self._counter(
+            "upstream_tls_handshakes",
+            "TLS handshakes with the upstream: full, or resumed from the session of one before.",
+            ("upstream", "kind"),
+            _reasons(
+                (name, cells.handshakes)
+                for name, cells in upstreams.items()
+                if any(cells.handshakes.values())
+            ),
+        )
+        yield self._counter(
+            "upstream_tls_failures",
+            "TLS handshakes with the upstream that failed, by what was wrong.",
+            ("upstream", "fault"),
+            _reasons((name, cells.tls_failures) for name, cells in upstreams.items()),
+        )
+
+    def _dns(self) -> Iterator[Metric]:
+        dns = self._metrics.dns
+        yield self._counter(
+            "dns_lookups",
+            "Names of hosts that the app calls, by how they were resolved: fresh (known), asked, stale (the "
+            "DNS failed, the last addresses were used), absent or failed.",
+            ("outcome",),
+            (((outcome,), count) for outcome, count in dns.lookups.items()),
+        )
+        yield self._counter(
+            "dns_questions",
+            "Questions to name servers, by what came of them: answer, absent, refused, invalid, unreachable "
+            "or timeout.",
+            ("outcome",),
+            (((outcome,), count) for outcome, count in dns.questions.items()),
         )
 
     def _policies(self) -> Iterator[Metric]:

@@ -224,8 +224,10 @@ class UpstreamCells:
         "connections_opened",
         "connections_reused",
         "external",
+        "handshakes",
         "idle",
         "name",
+        "tls_failures",
     )
 
     def __init__(self, name: str) -> None:
@@ -238,8 +240,18 @@ class UpstreamCells:
         self.connect_failures = 0
         self.idle: Callable[[], int] | None = None
         """Set by the pool: connections that wait for a request, now."""
+        self.handshakes = {"full": 0, "resumed": 0}
+        """TLS handshakes that were completed."""
+        self.tls_failures: dict[str, int] = {}
+        """By what was wrong: see `upstreams.tls`."""
         self._succeeded = Histogram()
         self._others = {verdict: Histogram() for verdict in Verdict if verdict is not _OK}
+
+    def handshake(self, *, resumed: bool) -> None:
+        self.handshakes["resumed" if resumed else "full"] += 1
+
+    def tls_failed(self, fault: str) -> None:
+        _count(self.tls_failures, fault)
 
     def attempt(self, verdict: Verdict, seconds: float) -> None:
         """Counts one attempt; `seconds` to its response headers, or to its failure."""
@@ -258,6 +270,24 @@ class UpstreamCells:
     def answers(self) -> int:
         """Attempts that the upstream surely answered: it is alive, however busy."""
         return sum(count for verdict, count in self.attempts().items() if verdict is not Verdict.TRANSIENT)
+
+
+class DnsCells:
+    """What is counted of the sidecar's own resolver."""
+
+    __slots__ = ("lookups", "questions")
+
+    def __init__(self) -> None:
+        self.lookups: dict[str, int] = {}
+        """By how a name was resolved: fresh (from memory), asked, stale, absent or failed."""
+        self.questions: dict[str, int] = {}
+        """By what a name server made of one: answer, absent, refused, invalid, unreachable or timeout."""
+
+    def looked_up(self, outcome: str) -> None:
+        _count(self.lookups, outcome)
+
+    def asked(self, outcome: str) -> None:
+        _count(self.questions, outcome)
 
 
 class BreakerCells:
@@ -323,6 +353,7 @@ class Metrics:
         "breakers",
         "buckets",
         "budgets",
+        "dns",
         "limits",
         "listeners",
         "namespace",
@@ -343,6 +374,7 @@ class Metrics:
         self.limits: dict[str, WatchedLimit] = {}
         self.queues: dict[str, WatchedQueue] = {}
         self.budgets: dict[str, WatchedBudget] = {}
+        self.dns = DnsCells()
 
     def route(self, name: str, upstream: str) -> RouteCells:
         cells = self.routes.get(name)

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config.addresses import Address
-from sidecar.errors import BadRequest
+from sidecar.decisions.reachable import DisguisedAddress, NotAHost, canonical_host
+from sidecar.errors import BadRequest, EgressDenied
 from sidecar.upstreams.pool import Upstream
 
 if TYPE_CHECKING:
@@ -91,6 +92,12 @@ class _Shared:
         self._cells = cells
         self.idle: Callable[[], int] | None = None
 
+    def handshake(self, *, resumed: bool) -> None:
+        self._cells.handshake(resumed=resumed)
+
+    def tls_failed(self, fault: str) -> None:
+        self._cells.tls_failed(fault)
+
     @property
     def connections_opened(self) -> int:
         return self._cells.connections_opened
@@ -119,14 +126,21 @@ class _Shared:
 def parse_authority(authority: bytes, port: int | None) -> Address:
     """`host` or `host:port` of a request as an address; `port` where it names none.
 
-    Raises `BadRequest`: for a port that is none (RFC 9110, 4.2.1), and where there must be one.
+    Raises `BadRequest`: for what is no host, for a port that is none (RFC 9110, 4.2.1), and where there must
+    be one; and `EgressDenied` for an address in disguise (`decisions.reachable`).
     """
     host, colon, digits = authority.rpartition(b":")
     if not colon or authority.endswith(b"]"):
         host, digits = authority, b""
-    name = host.decode("latin-1").removeprefix("[").removesuffix("]")
-    if not name:
+    if not host:
         raise BadRequest("the request names no host")
+    text = host.decode("latin-1")
+    try:
+        name = canonical_host(text)
+    except DisguisedAddress as error:
+        raise EgressDenied(f"{text[:64]}: {error}") from None
+    except NotAHost as error:
+        raise BadRequest(f"{text[:64]}: {error}") from None
     if digits:
         number = int(digits) if digits.isdigit() and len(digits) < 6 else 0
         if not 0 < number < 65536:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
@@ -13,6 +14,7 @@ from sidecar.errors import BadUpstreamResponse, BodyBroken, ConnectionReset, Ups
 from sidecar.exchange import End, Exchange, Response, Stream
 from sidecar.headers import Kind, Line, tokens
 from sidecar.upstreams.dial import Abortable
+from sidecar.upstreams.tls import explained
 
 if TYPE_CHECKING:
     from sidecar.upstreams.pool import Upstream
@@ -68,6 +70,7 @@ class UpstreamConnection(Abortable):
         "last_activity",
         "received_any",
         "reused",
+        "tls",
         "transport",
     )
 
@@ -76,6 +79,7 @@ class UpstreamConnection(Abortable):
         self.transport: asyncio.Transport | None = None
         self.address = ""
         """Where it leads; empty for a Unix socket."""
+        self.tls: ssl.SSLObject | None = None
         self.last_activity = 0.0
         """`Clock.now()` of the last byte, while a body or a tunnel is open."""
         self.idle_limit: float | None = None
@@ -210,6 +214,13 @@ class UpstreamConnection(Abortable):
     def _lost_before_head(self, exc: Exception | None) -> UpstreamError:
         if self._failure is not None:
             return self._failure
+        if isinstance(exc, ssl.SSLError) and not self.received_any and not self.reused:
+            # With TLS 1.3 a server looks at our certificate only when the handshake is over for us: it has
+            # not looked at the request then. After other errors it may have.
+            error = explained(exc)
+            if error.fault == "client_certificate":
+                self._upstream.tls_failed(self.address, error)
+                return error
         detail = f"{exc}" if exc is not None else "it closed the connection"
         if self.reused and not self.received_any:
             return Stale(detail)

@@ -8,20 +8,16 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from sidecar.clock import Clock
 from sidecar.config.addresses import Address, Network, is_ip
-from sidecar.errors import BadCertificate, ConnectFailed, EgressDenied, LoopDetected
+from sidecar.decisions import reachable
+from sidecar.errors import ConnectFailed, EgressDenied, LoopDetected
+from sidecar.upstreams.race import race
+from sidecar.upstreams.tls import cut_off, explained
 
 Factory = Callable[[], asyncio.Protocol]
-Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
-_V4_IN_V6: Final = (
-    ipaddress.ip_network("64:ff9b::/96"),  # RFC 6052
-    ipaddress.ip_network("::/96"),  # RFC 4291, 2.5.5.1
-)
-
-
 Resolve = Callable[[Address], Awaitable[list[Address]]]
 """All addresses of a name, an IP address each, in the order in which to try them. Raises `OSError`, and a
 `SidecarError` where none of them may be called."""
@@ -31,7 +27,7 @@ class Dial(Protocol):
     """Makes one connection. Raises `OSError`, `ssl.SSLError`, and where it may not, a `SidecarError`."""
 
     async def __call__(
-        self, factory: Factory, address: Address, tls: ssl.SSLContext | None, server_name: str | None
+        self, factory: Factory, address: Address, tls: ssl.SSLContext | None, server_name: str | None, /
     ) -> None: ...
 
 
@@ -57,10 +53,12 @@ def in_time(clock: Clock, patience: float) -> Iterator[None]:
         if timer.fired and task.uncancel() == 0:
             raise ConnectFailed(f"no connection within {patience:.3g} s") from None
         raise
-    except ssl.SSLCertVerificationError as error:
-        raise BadCertificate(error.verify_message) from error
     except ssl.SSLError as error:
-        raise ConnectFailed(f"TLS: {error.reason or error}") from error
+        raise explained(error) from error
+    except ConnectionResetError as error:
+        if error.errno is None:  # not the system's: how event loops say that a handshake was cut off
+            raise cut_off() from error
+        raise ConnectFailed(error.strerror or str(error)) from error
     except OSError as error:
         raise ConnectFailed(error.strerror or str(error)) from error
     finally:
@@ -112,6 +110,20 @@ async def dial(
         )
 
 
+def over(sock: socket.socket) -> Dial:
+    """A `Dial` by a socket that is connected already."""
+
+    async def dial_over(
+        factory: Factory, _: Address, tls: ssl.SSLContext | None, server_name: str | None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(
+            factory, sock=sock, ssl=tls, server_hostname=server_name if tls is not None else None
+        )
+
+    return dial_over
+
+
 class EgressDial:
     """Connections for the app's own calls: never to private addresses, unless listed, nor to ourselves.
 
@@ -124,28 +136,25 @@ class EgressDial:
         allowed: Sequence[Network],
         own: Callable[[], Iterable[Address]],
         resolve: Resolve | None = None,
+        *,
+        clock: Clock,
     ) -> None:
         """`own`: where the listeners for the app's calls listen; `resolve`: by default the system's."""
         self._resolve = resolve or system_resolve
         self._allowed = allowed
         self._own = own
+        self._clock = clock
 
     async def __call__(
         self, factory: Factory, address: Address, tls: ssl.SSLContext | None, server_name: str | None
     ) -> None:
         """As `dial`. Raises `EgressDenied` and `LoopDetected`, too."""
-        failed: OSError | None = None
-        for found in await self.find(address):
-            try:
-                await dial(factory, found, tls, server_name)
-            except ssl.SSLError:
-                raise
-            except OSError as error:
-                failed = failed or error
-            else:
-                return
-        if failed is not None:
-            raise failed
+        found = await self.find(address)
+        if len(found) == 1:
+            await dial(factory, found[0], tls, server_name)
+            return
+        sock, chosen = await race(found, self._clock)
+        await over(sock)(factory, chosen, tls, server_name)
 
     async def find(self, address: Address) -> list[Address]:
         """Those of its addresses that may be called. Raises `OSError`, `EgressDenied` and `LoopDetected`."""
@@ -155,21 +164,31 @@ class EgressDial:
 
     def permitted(self, asked: Address, found: Sequence[Address]) -> list[Address]:
         """Those of the addresses that may be called. Raises `EgressDenied` or `LoopDetected` for none."""
-        permitted = [it for it in found if not is_private(it.host) or self._is_allowed(it.host)]
-        if found and not permitted:
-            host = found[0].host
-            what = f"{host} is" if host == asked.host else f"{asked.host} is at {host},"
-            raise EgressDenied(
-                f"{what} a private address (egress.allow_private lists those that may be called)"
+        permitted: list[Address] = []
+        denied = ""
+        loops = False
+        for address in found:
+            kind = self._refused(address.host)
+            if any(_is_at(address, own) for own in self._own()):
+                loops = True
+            elif kind is None:
+                permitted.append(address)
+            elif not denied:
+                is_at = "is" if address.host == asked.host else f"is at {address.host},"
+                denied = f"{asked.host} {is_at} {kind}"
+        if permitted:
+            return permitted
+        if loops:
+            raise LoopDetected(
+                f"{asked.host} leads back here (set connect_to in its policy file, or dns.servers)"
             )
-        permitted = [it for it in permitted if not any(_is_at(it, own) for own in self._own())]
-        if found and not permitted:
-            raise LoopDetected(f"{asked.host} leads back here (set connect_to in its policy file)")
+        if denied:
+            raise EgressDenied(f"{denied} (egress.allow_private lists those that may be called)")
         return permitted
 
-    def _is_allowed(self, host: str) -> bool:
-        ip = _embedded(ipaddress.ip_address(host.partition("%")[0]))
-        return any(ip in network for network in self._allowed)
+    def _refused(self, host: str) -> str | None:
+        ip = reachable.parse_ip(host)
+        return "no address" if ip is None else reachable.refused(ip, self._allowed)
 
 
 async def system_resolve(address: Address) -> list[Address]:
@@ -190,25 +209,6 @@ def _meets_itself(connection: Abortable) -> bool:
         return False
     local = transport.get_extra_info("sockname")
     return isinstance(local, tuple) and local == transport.get_extra_info("peername")
-
-
-def is_private(host: str) -> bool:
-    """Whether an IP address is not one of the public internet: private, loopback, link-local and so on.
-
-    An IPv4 address within an IPv6 one is judged by itself (RFC 4291, 2.5.5; RFC 6052; RFC 3056).
-    """
-    ip = _embedded(ipaddress.ip_address(host.partition("%")[0]))
-    return not ip.is_global or ip.is_multicast
-
-
-def _embedded(ip: Ip) -> Ip:
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour
-        if inner is not None:
-            return inner
-        if any(ip in network for network in _V4_IN_V6) and int(ip) > 1:
-            return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip
 
 
 def _is_at(target: Address, own: Address) -> bool:

@@ -7,7 +7,6 @@ over a kept connection, or a new one; and when one does not take the connection,
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
@@ -15,22 +14,28 @@ from typing import Final, Protocol
 from sidecar.clock import Clock, Ids
 from sidecar.config.addresses import Address, Url
 from sidecar.decisions.replay import IDEMPOTENT
-from sidecar.errors import ConnectFailed, SidecarError
+from sidecar.errors import ConnectFailed, SidecarError, TlsFailed
 from sidecar.exchange import Exchange, Request, Response, Stream
 from sidecar.headers import RESPONSE_KINDS, Lines
 from sidecar.heads import ResponseHeads
 from sidecar.upstreams.addresses import Addresses
 from sidecar.upstreams.connection import Stale, UpstreamConnection
-from sidecar.upstreams.dial import Resolve, dial, in_time, reach, system_resolve
+from sidecar.upstreams.dial import Dial, Resolve, dial, in_time, over, reach, system_resolve
 from sidecar.upstreams.forward import request_head
+from sidecar.upstreams.race import race
+from sidecar.upstreams.tls import UpstreamTls
 
 CONNECT_TIMEOUT: Final = 5.0
-"""Seconds to make a connection, TLS included, where no attempt timeout is shorter. Of several addresses each
-gets its share of what is left."""
+"""Seconds to make a connection, TLS included, where no attempt timeout is shorter. Of several addresses, each
+gets its share of what is left for TLS."""
 KEEP_IDLE: Final = 4.0
 """Seconds that an unused connection is kept. Below the 5 s after which uvicorn and Node close theirs:
 a request that meets such a close must be sent anew, which only idempotent ones may."""
 MOST_IDLE: Final = 256
+KEEP_IDLE_PROVIDER: Final = 50.0
+"""The same for https to providers, where a handshake costs a millisecond and two round trips. Below the 60 s
+of AWS's load balancers and the 75 s of nginx; Google and Cloudflare keep them for minutes."""
+MOST_IDLE_PROVIDER: Final = 64
 
 
 class Cells(Protocol):
@@ -40,6 +45,13 @@ class Cells(Protocol):
     connections_reused: int
     connect_failures: int
     idle: Callable[[], int] | None
+
+    def handshake(self, *, resumed: bool) -> None: ...
+    def tls_failed(self, fault: str) -> None: ...
+
+
+TlsComplaint = Callable[[str, str, TlsFailed], None]
+"""Hears of TLS that failed: the upstream's name, the address, the error."""
 
 
 class Upstream:
@@ -53,11 +65,12 @@ class Upstream:
         clock: Clock,
         ids: Ids,
         cells: Cells,
-        tls: ssl.SSLContext | None = None,
+        tls: UpstreamTls | None = None,
         server_name: str | None = None,
         resolve: Resolve = system_resolve,
         egress: bool = False,
         url: Url | None = None,
+        complain: TlsComplaint = lambda *_: None,
     ) -> None:
         """`resolve` also says to which addresses connections may be made.
 
@@ -76,6 +89,10 @@ class Upstream:
         self._addresses = Addresses(address, clock, resolve)
         self._egress = egress
         self._server_name = server_name
+        self._complain = complain
+        provider = egress and tls is not None
+        self._keep_idle = KEEP_IDLE_PROVIDER if provider else KEEP_IDLE
+        self._most_idle = MOST_IDLE_PROVIDER if provider else MOST_IDLE
         self._idle: list[tuple[UpstreamConnection, float]] = []
         self._open: set[UpstreamConnection] = set()
         cells.idle = self._idle.__len__
@@ -121,6 +138,8 @@ class Upstream:
                 raise
             else:
                 break
+        if self._tls is not None and not kept and connection.tls is not None:
+            self._tls.answered(connection.tls)
         if self._egress:
             _keep_id(exchange, response)
         return response
@@ -155,37 +174,81 @@ class Upstream:
         except SidecarError:
             self._cells.connect_failures += 1
             raise
-        failure: ConnectFailed | None = None
-        candidates = self._addresses.ordered(exchange.avoid)
-        for position, address in enumerate(candidates):
+        left = self._addresses.ordered(exchange.avoid)
+        failure = ConnectFailed(f"{self.address.host} has no address")
+        while left:
+            address = left[0]
+            by: Dial = dial
             exchange.address = address.host
-            patience = max(until - self.clock.now(), 0.0) / (len(candidates) - position)
-            connection = UpstreamConnection(self)
-            connection.address = address.host
             try:
-                await reach(
-                    dial,
-                    connection,
-                    address,
-                    self._tls,
-                    self._server_name,
-                    clock=self.clock,
-                    patience=patience,
-                )
+                if len(left) > 1:
+                    address, by = await self._race(left, until)
+                    exchange.address = address.host
+                left.remove(address)
+                patience = max(until - self.clock.now(), 0.0) / (len(left) + 1)
+                return await self._connect_to(address, by, patience)
             except ConnectFailed as error:
-                self._cells.connect_failures += 1
-                self._addresses.failed(address)
                 failure = error
-                continue
-            self._cells.connections_opened += 1
-            if connection.transport is not None:  # it may be lost already
-                self._open.add(connection)
-            return connection
-        raise failure or ConnectFailed(f"{self.address.host} has no address")
+        raise failure
+
+    async def _race(self, left: list[Address], until: float) -> tuple[Address, Dial]:
+        """The first of `left` that takes a connection, and a way to use that; those that fail leave `left`.
+
+        Raises `ConnectFailed` when all have.
+        """
+
+        def failed(address: Address) -> None:
+            self._failed(address)
+            left.remove(address)
+
+        try:
+            with in_time(self.clock, until - self.clock.now()):
+                sock, address = await race(
+                    tuple(left), self.clock, failed=failed, overtaken=self._addresses.failed
+                )
+        except ConnectFailed:
+            for address in tuple(left):
+                failed(address)
+            raise
+        return address, over(sock)
+
+    async def _connect_to(self, address: Address, by: Dial, patience: float) -> UpstreamConnection:
+        """A connection to `address`, TLS included. Raises `ConnectFailed`."""
+        connection = UpstreamConnection(self)
+        connection.address = address.host
+        tls = self._tls
+        if tls is not None:
+            tls.begin(self.clock.now())
+        try:
+            await reach(by, connection, address, tls, self._server_name, clock=self.clock, patience=patience)
+        except ConnectFailed as error:
+            self._failed(address)
+            if isinstance(error, TlsFailed):
+                self.tls_failed(address.host, error)
+            raise
+        self._addresses.connected(address)
+        self._cells.connections_opened += 1
+        if connection.transport is not None:  # it may be lost already
+            self._open.add(connection)
+            if tls is not None:
+                connection.tls = connection.transport.get_extra_info("ssl_object")
+                self._cells.handshake(resumed=tls.made(connection.tls, self.clock.now()))
+        return connection
+
+    def _failed(self, address: Address) -> None:
+        self._cells.connect_failures += 1
+        self._addresses.failed(address)
+
+    def tls_failed(self, address: str, error: TlsFailed) -> None:
+        """TLS to `address` failed, while it was begun or by what the upstream said soon after."""
+        if self._tls is not None:
+            self._tls.failed()
+        self._cells.tls_failed(error.fault)
+        self._complain(self.name, address, error)
 
     def release(self, connection: UpstreamConnection) -> None:
         """Takes a connection back whose exchange is over."""
-        if len(self._idle) < MOST_IDLE:
+        if len(self._idle) < self._most_idle:
             self._idle.append((connection, self.clock.now()))
         elif connection.transport is not None:
             connection.transport.close()
@@ -202,7 +265,7 @@ class Upstream:
         fresh = []
         for connection, since in self._idle:
             transport = connection.transport
-            if transport is not None and now - since > KEEP_IDLE:
+            if transport is not None and now - since > self._keep_idle:
                 transport.close()
             else:
                 fresh.append((connection, since))
@@ -229,18 +292,3 @@ def _may_resend(request: Request) -> bool:
     idempotent request whose body is still here is sent again.
     """
     return request.method in IDEMPOTENT and not isinstance(request.body, Stream)
-
-
-def tls_context(ca: str | None, cert: str | None, key: str | None, *, verify: bool) -> ssl.SSLContext:
-    """TLS towards an upstream: verified against the system's roots or `ca`.
-
-    Raises `OSError` or `ssl.SSLError` when a file cannot be used.
-    """
-    context = ssl.create_default_context(cafile=ca)
-    context.set_alpn_protocols(["http/1.1"])
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if cert is not None:
-        context.load_cert_chain(cert, key)
-    return context

@@ -220,6 +220,25 @@ def test_trusting_everybody_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("0.0.0.0/0", "calls may go to every address"),
+        ("169.254.0.0/16", "calls may go to the metadata service at 169.254.169.254"),
+        ("fd00::/8", "calls may go to the metadata service at fd00:ec2::23"),
+        ("169.254.169.254", None),
+        ("10.0.0.0/8", None),
+    ],
+)
+def test_networks_that_calls_may_go_to(network: str, said: str | None) -> None:
+    """Those that hold what hands out credentials are a warning, unless it is itself what is written."""
+    main = f"policies: [p.yaml]\negress: {{allow_private: ['{network}']}}\n"
+    found = warnings("routes: [{name: cart}]", main)
+    assert len(found) == (said is not None)
+    if said is not None:
+        assert f"egress.allow_private[0]: warning: {said}" in found[0]
+
+
+@pytest.mark.parametrize(
     ("cache", "key", "said"),
     [
         (

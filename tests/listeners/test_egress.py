@@ -342,9 +342,9 @@ async def test_a_private_address(tmp_path: Path) -> None:
     names = {"inside.example": "10.1.2.3"}
     async with Egress(tmp_path, egress={"allow_private": []}, names=names) as egress:
         for host, says in (
-            ("127.0.0.1:80", "127.0.0.1 is a private address"),
+            ("127.0.0.1:80", "127.0.0.1 is a loopback address"),
             ("inside.example:80", "inside.example is at 10.1.2.3, a private address"),
-            ("169.254.169.254:80", "169.254.169.254 is a private address"),
+            ("169.254.169.254:80", "169.254.169.254 is the address of a metadata service"),
         ):
             for request in (absolute(host), f"CONNECT {host} HTTP/1.1\r\nHost: x\r\n\r\n".encode()):
                 answer = await (await egress.connect()).ask(request)

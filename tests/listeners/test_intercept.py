@@ -347,9 +347,12 @@ async def test_an_expired_certificate_upstream(tmp_path: Path) -> None:
         async with Egress(tmp_path, policy=policy) as egress:
             answer = await (await egress.secure()).ask(get())
             assert (answer.status, answer.problem["code"]) == (502, "upstream_certificate")
-            assert answer.problem["detail"] == "certificate has expired"
-    (line,) = egress.requests()
-    assert (line["status"], line["error"]) == (502, "upstream_certificate")
+            assert answer.problem["detail"] == "the certificate has expired"
+            await (await egress.secure()).ask(get())
+            (said,) = (line for line in egress.log if line["event"] == "tls with an upstream failed")
+            assert (said["upstream"], said["fault"]) == (f"provider/{HOST}", "expired")
+    for line in egress.requests():
+        assert (line["status"], line["error"]) == (502, "upstream_certificate")
 
 
 async def test_tls_on_both_sides(tmp_path: Path) -> None:

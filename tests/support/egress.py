@@ -15,7 +15,7 @@ import yaml
 from sidecar.caching.cache import Caching
 from sidecar.clock import Clock, Ids, SystemClock, SystemRandom
 from sidecar.config.addresses import Address
-from sidecar.config.load import load
+from sidecar.config.load import Loaded, load
 from sidecar.egress_plane import EgressPlane
 from sidecar.errors import ClientError
 from sidecar.listeners.ingress import Limits
@@ -49,7 +49,8 @@ class Lines(Sink):
 class Egress:
     """An egress plane with one policy file, `provider`, for `HOST` and `OTHER`. Used with `async with`.
 
-    Names of hosts lead to loopback: those that a test means by `names`, others nowhere.
+    Names of hosts lead to loopback: those that a test means by `names`, others nowhere. With `dns`, as in
+    sidecar.yaml, they are resolved as the product does it.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class Egress:
         egress: Mapping[str, Any] | None = None,
         intercept: Sequence[str] | str = "127.0.0.1:0",
         names: Mapping[str, str] | None = None,
+        dns: Mapping[str, Any] | None = None,
+        loaded: Loaded | None = None,
         clock: Clock | None = None,
         limits: Mapping[str, Any] | None = None,
     ) -> None:
@@ -77,10 +80,13 @@ class Egress:
             "policies": ["provider.yaml"],
             "listen": {"egress": "127.0.0.1:0", "intercept": intercept},
             "egress": {"allow_private": ["127.0.0.0/8"], **(egress or {})},
+            "dns": dict(dns or {}),
         }
-        (directory / "provider.yaml").write_text(yaml.safe_dump(file))
-        (directory / "sidecar.yaml").write_text(yaml.safe_dump(main))
-        self.loaded = load(directory / "sidecar.yaml", {})
+        if loaded is None:
+            (directory / "provider.yaml").write_text(yaml.safe_dump(file))
+            (directory / "sidecar.yaml").write_text(yaml.safe_dump(main))
+            loaded = load(directory / "sidecar.yaml", {})
+        self.loaded = loaded
         self.clock: Clock = clock or SystemClock()
         self.metrics = Metrics()
         self.names = {"localhost": "127.0.0.1", **(names or {})}
@@ -114,7 +120,9 @@ class Egress:
             Limits(**settings),
             on_refused=lambda _, error: self.refused.append(error),
         )
-        self.plane._dial._resolve = self._resolve
+        self.resolving = self.plane._dial._resolve
+        if dns is None:
+            self.plane._dial._resolve = self._resolve
         self._caching = services.caching
         self.clients: list[Client] = []
 
@@ -135,7 +143,7 @@ class Egress:
         for listener in self.plane.listeners:
             for connection in tuple(listener._connections):
                 connection.abort()
-        self.plane.close()
+        await self.plane.close()
         await eventually(lambda: not self.plane.connections, "a connection is left")
         await self._caching.close()
         self.access_log.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +29,8 @@ from sidecar.state import State
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.metrics import Metrics
 from sidecar.upstreams.dial import Resolve, system_resolve
-from sidecar.upstreams.pool import Upstream
+from sidecar.upstreams.pool import TlsComplaint, Upstream
+from sidecar.upstreams.tls import UpstreamTls
 from tests.support.clock import ManualClock
 from tests.support.origin import BETWEEN_PIECES, LARGEST_READ, Origin, reset
 
@@ -188,9 +188,11 @@ class Harness:
         trusted: Sequence[str] = (),
         debug: Sequence[str] = (),
         clock: Clock | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: UpstreamTls | None = None,
         server_name: str = "localhost",
         resolve: Resolve = system_resolve,
+        egress: bool = False,
+        complain: TlsComplaint = lambda *_: None,
     ) -> None:
         self.manual = ManualClock()
         self.clock: Clock = clock if clock is not None else self.manual
@@ -221,6 +223,8 @@ class Harness:
             tls=tls,
             server_name=server_name,
             resolve=resolve,
+            egress=egress,
+            complain=complain,
         )
         self.route = Route.model_validate({"name": "tested", **(route or {})})
         place = Place(route=self.route, upstream="origin", services=services)

@@ -59,6 +59,14 @@ def metrics() -> Metrics:
     upstream.idle = lambda: 2
     maps = metrics.upstream("google-maps")
     maps.external = True
+    maps.handshake(resumed=False)
+    maps.handshake(resumed=True)
+    maps.handshake(resumed=True)
+    maps.tls_failed("expired")
+    metrics.dns.looked_up("fresh")
+    metrics.dns.looked_up("stale")
+    metrics.dns.looked_up("fresh")
+    metrics.dns.asked("timeout")
     maps.attempt(Verdict.QUOTA, 0.3)
     listener = metrics.listener("ingress")
     listener.accepted, listener.active, listener.refused, listener.bad_requests = 5, 4, 1, 2
@@ -126,6 +134,12 @@ EXPECTED = {
     'nextvision_upstream_connections_reused_total{upstream="app"}': 7,
     'nextvision_upstream_connections_idle{upstream="app"}': 2,
     'nextvision_upstream_connect_failures_total{upstream="app"}': 1,
+    'nextvision_upstream_tls_handshakes_total{kind="full",upstream="google-maps"}': 1,
+    'nextvision_upstream_tls_handshakes_total{kind="resumed",upstream="google-maps"}': 2,
+    'nextvision_upstream_tls_failures_total{fault="expired",upstream="google-maps"}': 1,
+    'nextvision_dns_lookups_total{outcome="fresh"}': 2,
+    'nextvision_dns_lookups_total{outcome="stale"}': 1,
+    'nextvision_dns_questions_total{outcome="timeout"}': 1,
     'nextvision_retries_total{reason="connect",route="matching"}': 2,
     'nextvision_retries_skipped_total{reason="budget",route="matching"}': 1,
     'nextvision_hedges_total{outcome="won",route="matching"}': 1,

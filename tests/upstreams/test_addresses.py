@@ -6,17 +6,21 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidecar.config.addresses import Address
+from sidecar.decisions.eyeballs import PREFERRED, STAGGER
+from sidecar.errors import EgressDenied
 from sidecar.upstreams.addresses import KEEP, Addresses
 from sidecar.upstreams.dial import Factory, system_resolve
 from sidecar.upstreams.pool import CONNECT_TIMEOUT
+from sidecar.upstreams.tls import tls_context
 from tests.support.clock import ManualClock
 from tests.support.harness import GET, Harness, eventually
-from tests.support.origin import OK, Origin, OriginConnection, answers
+from tests.support.origin import OK, Origin, OriginConnection, answers, self_signed
 
 POST = b"POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 5\r\n\r\nhello"
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno"
@@ -97,6 +101,50 @@ async def test_the_order() -> None:
     assert await found(addresses, "10.0.0.1") == ["10.0.0.3", "10.0.0.2", "10.0.0.1"]
     await clock.advance(KEEP)
     assert await found(addresses) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+
+
+async def test_both_families_in_turn() -> None:
+    """The family of the first begins (RFC 8305, 4)."""
+    addresses = Addresses(APP, ManualClock(), Names("::1", "::2", "10.0.0.1", "10.0.0.2"))
+    assert await found(addresses) == ["::1", "10.0.0.1", "::2", "10.0.0.2"]
+    assert await found(addresses, "::1") == ["10.0.0.1", "::2", "10.0.0.2", "::1"]
+
+
+async def test_the_family_that_works_is_remembered() -> None:
+    """For ten minutes it goes first, though the name is asked again meanwhile; until it fails itself."""
+    clock = ManualClock()
+    addresses = Addresses(APP, clock, Names("::1", "10.0.0.1"))
+    assert await found(addresses) == ["::1", "10.0.0.1"]
+    addresses.connected(Address("::1", 80))
+    addresses.failed(Address("::1", 80))
+    addresses.connected(Address("10.0.0.1", 80))
+    await clock.advance(PREFERRED - 1)
+    assert await found(addresses) == ["10.0.0.1", "::1"]
+    addresses.failed(Address("10.0.0.1", 80))
+    assert await found(addresses) == ["::1", "10.0.0.1"]
+    await clock.advance(1)
+    assert await found(addresses) == ["::1", "10.0.0.1"]
+
+
+async def test_addresses_that_may_not_be_called_any_more() -> None:
+    """A name that leads to a private address now is refused, and not called at its last address either."""
+    clock, names = ManualClock(), Names("192.0.2.1")
+    may = True
+
+    async def resolve(address: Address) -> list[Address]:
+        if not may:
+            raise EgressDenied
+        return await names(address)
+
+    addresses = Addresses(APP, clock, resolve)
+    await found(addresses)
+    may = False
+    await clock.advance(KEEP)
+    for _ in range(2):
+        with pytest.raises(EgressDenied):
+            await addresses.find()
+    may = True
+    assert await found(addresses) == ["192.0.2.1"]
 
 
 @pytest.mark.parametrize(
@@ -276,8 +324,8 @@ def unreachable(host: str, port: int) -> Iterator[None]:
         yield
 
 
-async def test_an_address_that_does_not_answer_leaves_time_for_the_next() -> None:
-    """It gets its share of the time for connecting, not all of it."""
+async def test_an_address_that_does_not_answer_is_overtaken() -> None:
+    """After 250 ms the next is tried beside it; while the name is not asked again, it goes first then."""
     async with Origin() as origin:
         port = origin.address.port
         names = Names("127.0.0.3", "127.0.0.1")
@@ -287,8 +335,48 @@ async def test_an_address_that_does_not_answer_leaves_time_for_the_next() -> Non
                 await client.send(GET)
                 await eventually(lambda: proxy.exchanges and proxy.exchanges[0].address == "127.0.0.3")
                 await eventually(lambda: proxy.manual.armed)
-                await proxy.manual.advance(CONNECT_TIMEOUT / 2 + 0.1)
+                await proxy.manual.advance(STAGGER + 0.01)
                 assert (await client.answer()).status == 200
+                assert proxy.exchanges[0].address == "127.0.0.1"
+                assert proxy.metrics.upstream("origin").connect_failures == 0
+                for connection in tuple(origin.open):
+                    connection.close()
+                await eventually(lambda: not proxy.upstream.connections)
+                assert (await proxy.ask(GET)).status == 200
+
+
+async def test_no_address_answers() -> None:
+    """All of them are given up when the time is over."""
+    async with Origin() as origin:
+        port = origin.address.port
+        with unreachable("127.0.0.3", port), unreachable("127.0.0.4", port):
+            async with Harness(Address("app", port), resolve=Names("127.0.0.3", "127.0.0.4")) as proxy:
+                client = await proxy.connect()
+                await client.send(GET)
+                await eventually(lambda: proxy.exchanges and proxy.exchanges[0].address == "127.0.0.3")
+                await eventually(lambda: proxy.manual.armed)
+                await proxy.manual.advance(CONNECT_TIMEOUT + 0.1)
+                assert (await client.answer()).problem["detail"] == "no connection within 5 s"
+                assert proxy.metrics.upstream("origin").connect_failures == 2
+
+
+async def test_tls_that_fails_at_one_address(tmp_path: Path) -> None:
+    """The connection is made to the next, as with one that refuses."""
+    certificate = self_signed(tmp_path)
+
+    async def hangs_up(connection: OriginConnection) -> None:
+        await connection.reader.read(1)
+
+    async with Origin(tls=certificate.server()) as good:
+        port = good.address.port
+        async with Origin(hangs_up, address=Address("127.0.0.2", port)):
+            context = tls_context(str(certificate.path), None, None, verify=True)
+            names = Names("127.0.0.2", "127.0.0.1")
+            async with Harness(Address("app", port), tls=context, resolve=names) as proxy:
+                assert (await proxy.ask(GET)).status == 200
+                assert proxy.exchanges[0].address == "127.0.0.1"
+                cells = proxy.metrics.upstream("origin")
+                assert cells.connect_failures == 1
 
 
 async def test_a_name_without_addresses() -> None:

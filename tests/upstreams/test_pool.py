@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from sidecar.config.addresses import Address
-from sidecar.upstreams.pool import CONNECT_TIMEOUT, KEEP_IDLE, tls_context
+from sidecar.upstreams.pool import CONNECT_TIMEOUT, KEEP_IDLE
+from sidecar.upstreams.tls import tls_context
 from tests.support.harness import ALL_POLICIES, GET, Harness, eventually
 from tests.support.origin import OK, Origin, OriginConnection, answers, self_signed
 
@@ -333,9 +334,13 @@ async def test_tls(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("trusted", "name", "says"),
     [
-        (False, "localhost", "self-signed certificate"),
-        (True, "other.example", "Hostname mismatch, certificate is not valid for 'other.example'."),
-        (True, "127.0.0.2", "IP address mismatch, certificate is not valid for '127.0.0.2'."),
+        (
+            False,
+            "localhost",
+            "the certificate is signed by itself (tls.ca names a file of certificates to trust)",
+        ),
+        (True, "other.example", "the certificate is not valid for 'other.example'"),
+        (True, "127.0.0.2", "the certificate is not valid for '127.0.0.2'"),
     ],
     ids=["untrusted", "wrong name", "wrong address"],
 )
@@ -372,8 +377,8 @@ async def test_tls_to_a_plain_server() -> None:
         origin.script = plain
         async with Harness(origin, tls=tls_context(None, None, None, verify=False)) as proxy:
             answer = await proxy.ask(GET)
-            assert (answer.status, answer.problem["code"]) == (502, "connect_failed")
-            assert answer.problem["detail"].startswith("TLS: ")
+            assert (answer.status, answer.problem["code"]) == (502, "upstream_tls")
+            assert answer.problem["detail"] == "what listens there does not speak TLS"
 
 
 async def plain(connection: OriginConnection) -> None:
