@@ -170,6 +170,8 @@ class Origin:
                 return
             if storing is None:
                 return
+            if response.degraded:  # something went wrong while the body was on its way
+                return
             storing.body = whole
             if judged is not None:
                 storing.lifetime = judged(whole)
@@ -305,7 +307,9 @@ class Origin:
         filled.entry, filled.validated, filled.shared = fresh, True, True
         filled.names = vary_names(fresh.headers)
         filled.key = route.place(key, filled.names, request.headers)
-        if basis is not None and lifetime.kept_until > received:
+        if answer.degraded:  # "the same as before" may be said without what it needs, too
+            filled.stored = False
+        elif basis is not None and lifetime.kept_until > received:
             filled.stored = route.put(key, filled.key, filled.names, fresh, since)
         else:
             route.drop(key)

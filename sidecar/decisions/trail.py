@@ -28,7 +28,7 @@ _GONE: Final = 499
 """Status of a request whose client left before its answer: for the log only."""
 _ON_THE_WAY_UP: Final = frozenset({"fallback", "retry", "classify"})
 """Layers that decide about an answer; all others decide about a request."""
-_QUIET: Final = frozenset({"fault"})
+_QUIET: Final = frozenset({"fault", "overlap"})
 """Layers that are there for the case only."""
 _BESIDE: Final = frozenset({"hedge", "hedge-lost", "hedge-skipped"})
 """What is said of a second attempt beside the one that counts; it does not begin the way down anew."""
@@ -120,8 +120,9 @@ class _Walk:
     def noted(self, layer: str, decision: str) -> None:
         first = decision.partition(";")[0].partition("=")[0]
         at = self._at(layer)
-        if first == _MODIFIED:
+        if first == _MODIFIED or layer == "overlap":
             self._go_down()
+            self._retry_up()
         elif at >= self._depth:
             self._descend(at)
             self._depth = at + 1
@@ -195,14 +196,18 @@ class _Walk:
     def _come_up(self) -> None:
         """What judges an answer, and said nothing of this one."""
         facts = self._facts
-        retry, cache, fallback = (self._at(layer) for layer in ("retry", "cache", "fallback"))
-        if 0 <= retry < self._depth and "retry" not in self._judged:
-            self._add("retry", "ok" if self._well else "declined")
+        self._retry_up()
+        cache, fallback = self._at("cache"), self._at("fallback")
         if 0 <= cache < self._depth and facts.cache in _AFTER_ASKING and self._asked and not facts.error:
             self._add("cache", f"{facts.cache};status={facts.status}")
             self._well = True
         if 0 <= fallback < self._depth and "fallback" not in self._judged:
             self._add("fallback", "ok" if self._well else "declined")
+
+    def _retry_up(self) -> None:
+        if 0 <= self._at("retry") < self._depth and "retry" not in self._judged:
+            self._judged.add("retry")
+            self._add("retry", "ok" if self._well else "declined")
 
 
 def _token(layer: str) -> str:

@@ -23,6 +23,7 @@ from sidecar.upstreams.addresses import Addresses
 from sidecar.upstreams.connection import Stale, UpstreamConnection
 from sidecar.upstreams.dial import Resolve, dial, in_time, reach, system_resolve
 from sidecar.upstreams.forward import request_head
+from sidecar.upstreams.injection import Injection
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds to make a connection, TLS included, where no attempt timeout is shorter. Of several addresses each
@@ -58,10 +59,11 @@ class Upstream:
         resolve: Resolve = system_resolve,
         egress: bool = False,
         url: Url | None = None,
+        inject: Injection | None = None,
     ) -> None:
         """`resolve` also says to which addresses connections may be made.
 
-        `egress`: the requests are the app's own calls, and made out to `url`.
+        `egress`: the requests are the app's own calls, and made out to `url`; `inject` is put on each.
         """
         self.name = name
         self.url = url
@@ -75,6 +77,7 @@ class Upstream:
         self._tls = tls
         self._addresses = Addresses(address, clock, resolve)
         self._egress = egress
+        self._inject = inject
         self._server_name = server_name
         self._idle: list[tuple[UpstreamConnection, float]] = []
         self._open: set[UpstreamConnection] = set()
@@ -101,7 +104,7 @@ class Upstream:
         """
         exchange.attempts += 1
         exchange.upstream = self.name
-        head = request_head(exchange, self._ids, egress=self._egress)
+        head = request_head(exchange, self._ids, egress=self._egress, inject=self._inject)
         while True:
             connection = self._take() if not exchange.avoid else self._take_elsewhere(exchange.avoid)
             kept = connection is not None
