@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from sidecar.config.addresses import Url
 from sidecar.config.load import Loaded
+from sidecar.config.problems import SECRET
 from sidecar.config.schema import Policy, PolicyFile, Route
 from sidecar.config.shown import app_of, match_text, place_of, settings_of, upstream_of, value_of
 from sidecar.headers import Line
@@ -122,6 +123,10 @@ def explained(loaded: Loaded, method: str, address: str, given: Sequence[str], d
     rows.append(("policy file", policy.name, loaded.origins[f"policies.{policy.name}.name"].short))
     if route.respond is None:
         rows.append(("upstream", *upstream_of(policy, loaded)))
+        for part in ("query", "headers"):
+            for name, _ in getattr(policy.inject, part):
+                where = place_of(loaded, f"policies.{policy.name}.inject.{part}.{name}")
+                rows.append((f"inject.{part}.{name}", SECRET, where))
     layers = pipeline_names(route, depends=_depends(loaded, policy))
     rows.append(("pipeline", " > ".join(layers), ""))
     if route.cache is not None and route.respond is None:
