@@ -50,7 +50,6 @@ def config(settings: Config, files: Sequence[PolicyFile], origins: Mapping[str, 
 def policies(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list[Problem]:
     """Findings about policy files, in the order in which their routes are tried."""
     found: list[Problem] = list(listen_lint.hosts(files, origins))
-    found += listen_lint.depends_on(files, origins)
     ingress: list[tuple[Route, Place]] = []
     for policy in files:
         # Each file of egress policies has hosts of its own.
