@@ -20,6 +20,7 @@ from sidecar.generation import Generation
 from sidecar.headers import RESPONSE_KINDS, Lines
 from sidecar.listeners.binding import CannotStart, binding
 from sidecar.listeners.ingress import Limits, Listener
+from sidecar.overlap import Overlaps
 from sidecar.pipeline import Services
 from sidecar.state import State
 from sidecar.stores.memory import Memory
@@ -78,6 +79,7 @@ class App:
             metrics=self.metrics,
             access_log=self.access_log,
             caching=self.caching,
+            overlaps=Overlaps(clock),
         )
         self.upstreams: dict[str, Upstream] = {}
         self._complain = TlsComplaints(clock, self.log)

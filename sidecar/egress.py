@@ -92,8 +92,13 @@ class File:
         # Between all the routes of a file, calls that none of them takes are told from those of others.
         rest = Route(name="any").model_copy(update={"name": f"{policy.name}/unmatched"})
         handlers = [
-            compile_route(
-                Place(route, upstream.name, services, policy=policy.name, plane="egress"), upstream, others
+            services.overlaps.noting(
+                policy.name,
+                compile_route(
+                    Place(route, upstream.name, services, policy=policy.name, plane="egress"),
+                    upstream,
+                    others,
+                ),
             )
             for route in (*policy.routes, rest)
         ]

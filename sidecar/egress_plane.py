@@ -21,6 +21,7 @@ from sidecar.telemetry.complaints import TlsComplaints
 from sidecar.telemetry.log import get_logger
 from sidecar.upstreams.anywhere import Anywhere
 from sidecar.upstreams.dial import EgressDial, Resolve, system_resolve
+from sidecar.upstreams.injection import Injection
 from sidecar.upstreams.names import Names
 from sidecar.upstreams.pool import Upstream
 from sidecar.upstreams.tls import tls_context
@@ -139,12 +140,14 @@ class EgressPlane:
 
     def _pools(self, policy: PolicyFile) -> dict[str, Upstream]:
         """The pools of a policy file, as `EgressRoutes` takes them."""
+        inject = Injection.of(policy.inject)
         if policy.upstream is not None:
-            return {"": self._pool(policy.name, policy.upstream, policy.connect_to, policy.tls)}
+            pool = self._pool(policy.name, policy.upstream, policy.connect_to, policy.tls, inject=inject)
+            return {"": pool}
         found = {}
         for listed, url in zip(policy.hosts, _urls(policy), strict=True):
             name = policy.name if len(policy.hosts) == 1 else f"{policy.name}/{listed}"
-            found[listed] = self._pool(name, url, policy.connect_to, policy.tls, listed=True)
+            found[listed] = self._pool(name, url, policy.connect_to, policy.tls, listed=True, inject=inject)
         return found
 
     def _other(self, name: str, rung: Rung) -> Upstream:
@@ -152,7 +155,14 @@ class EgressPlane:
         return self._pool(name, *rung.target)
 
     def _pool(
-        self, name: str, url: Url, connect_to: Address | None, tls: Tls, *, listed: bool = False
+        self,
+        name: str,
+        url: Url,
+        connect_to: Address | None,
+        tls: Tls,
+        *,
+        listed: bool = False,
+        inject: Injection | None = None,
     ) -> Upstream:
         """`listed`: the URL is made of a host that the file lists, no address of its own."""
         context = None
@@ -175,6 +185,7 @@ class EgressPlane:
             egress=True,
             url=url,
             complain=self._complain,
+            inject=inject,
         )
         self.upstreams.append(upstream)
         return upstream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -48,16 +49,21 @@ class Generation:
         `purgers` are those who may PURGE what is stored; `rate_limit` is for what no route matches, as
         `policies` have it already.
         """
+        calls = frozenset(policy.name for policy in policies if policy.direction == "egress")
         routes = [
             (policy, route) for policy in policies if policy.direction == "ingress" for route in policy.routes
         ]
         self._match = Matcher([route.match for _, route in routes]).match
         self._names = [route.name for _, route in routes]
 
-        def compiled(route: Route, upstream: Upstream) -> Handler:
-            return compile_route(Place(route, upstream.name, services), upstream, others)
+        def compiled(route: Route, upstream: Upstream, policy: PolicyFile | None = None) -> Handler:
+            place = Place(route, upstream.name, services)
+            if policy is not None:
+                depends_on, expects = policy.counted(calls), policy.expected(calls)
+                place = replace(place, depends_on=depends_on, expects=expects)
+            return compile_route(place, upstream, others)
 
-        self._handlers = [compiled(route, upstreams[policy.name]) for policy, route in routes]
+        self._handlers = [compiled(route, upstreams[policy.name], policy) for policy, route in routes]
         self._unmatched = compiled(_UNMATCHED_ROUTE.model_copy(update={"rate_limit": rate_limit}), app)
         self._purgers = purgers if services.caching.in_use else ()
         self._purge = observe.layer(Place(_PURGE_ROUTE, app.name, services))(purging(services.caching))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sidecar.caching.cache import Caching
     from sidecar.clock import Clock, Random
     from sidecar.config.schema import Route
+    from sidecar.overlap import Overlaps
     from sidecar.state import State
     from sidecar.telemetry.access_log import AccessLog
     from sidecar.telemetry.metrics import Metrics
@@ -35,6 +36,7 @@ class Services:
     metrics: Metrics
     access_log: AccessLog
     caching: Caching
+    overlaps: Overlaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ class Place:
     policy: str = ""
     """The policy file; empty for requests that no file speaks of."""
     plane: Literal["ingress", "egress"] = "ingress"
+    depends_on: frozenset[str] = frozenset()
+    """The egress policy files whose failing calls make an answer of the app doubtful."""
+    expects: frozenset[str] = frozenset()
+    """Those of them that the policy file names: until their calls are seen, nobody can tell."""
     alternates: tuple[Handler, ...] = ()
     """The other upstreams that the route's `fallback` names, in its order, each with its own layers."""
     alternate: bool = False
@@ -72,6 +78,7 @@ def _order() -> tuple[Step, ...]:
         fallback,
         fault,
         observe,
+        overlap,
         rate_limit,
         retry,
     )
@@ -85,6 +92,11 @@ def _order() -> tuple[Step, ...]:
             fallback.layer,
         ),
         Step("cache", "above deadline and retry: one coalesced fill for all who wait", cache.layer),
+        Step(
+            "overlap",
+            "below cache: what the app said while a call of its own failed is not stored",
+            overlap.layer,
+        ),
         Step("deadline", "only sets a value: retry and the attempt's timer read it", deadline.layer),
         Step("retry", "above the breaker: attempts are judged singly", retry.layer),
         Step("circuit_breaker", "above the attempt timeout: it must see timeouts", circuit_breaker.layer),
@@ -101,7 +113,7 @@ ORDER: tuple[Step, ...] = _order()
 
 WITHOUT_UPSTREAM: Final = frozenset({"observe", "rate_limit"})
 """The layers of a route that answers by itself: none that looks after an upstream."""
-_ABOVE_ATTEMPTS: Final = frozenset({"observe", "rate_limit", "fallback", "cache"})
+_ABOVE_ATTEMPTS: Final = frozenset({"observe", "rate_limit", "fallback", "cache", "overlap"})
 """The layers that a request goes through once, whichever upstream is asked."""
 
 

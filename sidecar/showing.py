@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from sidecar.config.addresses import Url
 from sidecar.config.load import Loaded
+from sidecar.config.problems import SECRET
 from sidecar.config.schema import Policy, PolicyFile, Route
 from sidecar.config.shown import app_of, match_text, place_of, settings_of, upstream_of, value_of
 from sidecar.headers import Line
@@ -39,7 +40,8 @@ def routes(loaded: Loaded) -> Iterator[str]:
         ]
         wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
         for route, (name, match) in zip(policy.routes, rows, strict=True):
-            yield f"  {name:{wide[0]}}  {match:{wide[1]}}  {' > '.join(pipeline_names(route))}"
+            layers = " > ".join(pipeline_names(route, depends=_depends(loaded, policy)))
+            yield f"  {name:{wide[0]}}  {match:{wide[1]}}  {layers}"
     rest = _rest(loaded)
     yield f"unmatched: all other requests, to {app_of(loaded)[0]}: {' > '.join(pipeline_names(rest))}"
     if loaded.egress is not None:
@@ -59,11 +61,22 @@ def _rest(loaded: Loaded) -> Route:
     return Route(name="any", rate_limit=loaded.config.limits.rate_limit)
 
 
-def pipeline_names(route: Route) -> list[str]:
-    """The layers that a route's pipeline is composed of, outermost first; those in shadow mode say so."""
+def _depends(loaded: Loaded, policy: PolicyFile) -> bool:
+    """Whether the answers of a file's routes depend on calls of the app that are known here."""
+    calls = frozenset(it.name for it in loaded.policies if it.direction == "egress")
+    return policy.direction == "ingress" and bool(policy.counted(calls))
+
+
+def pipeline_names(route: Route, *, depends: bool = False) -> list[str]:
+    """The layers that a route's pipeline is composed of, outermost first; those in shadow mode say so.
+
+    `depends`: its answers may depend on calls of the app.
+    """
     from sidecar.pipeline import ORDER, WITHOUT_UPSTREAM
 
     named = set(_EVERYWHERE)
+    if depends:
+        named.add("overlap")
     named.update(key for key in Policy.model_fields if getattr(route, key) is not None)
     if route.deadline is not None:
         named.add("attempt_timeout")  # the one timer serves both
@@ -116,7 +129,12 @@ def explained(loaded: Loaded, method: str, address: str, given: Sequence[str], d
     rows.append(("policy file", policy.name, loaded.origins[f"policies.{policy.name}.name"].short))
     if route.respond is None:
         rows.append(("upstream", *upstream_of(policy, loaded)))
-    rows.append(("pipeline", " > ".join(pipeline_names(route)), ""))
+        for part in ("query", "headers"):
+            for name, _ in getattr(policy.inject, part):
+                where = place_of(loaded, f"policies.{policy.name}.inject.{part}.{name}")
+                rows.append((f"inject.{part}.{name}", SECRET, where))
+    layers = pipeline_names(route, depends=_depends(loaded, policy))
+    rows.append(("pipeline", " > ".join(layers), ""))
     if route.cache is not None and route.respond is None:
         target = f"{path}?{quote(url.query, safe=f'{_UNQUOTED}?')}" if url.query else path
         ingress = loaded.config.listen.ingress

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from sidecar.decisions.invalidation import Uri
 from sidecar.exchange import Exchange, Request, Response, Stream
 from sidecar.headers import Line
+from sidecar.telemetry.redact import redact_url
 
 if TYPE_CHECKING:
     from sidecar.caching.cache import Caching
@@ -116,7 +117,7 @@ class Control:
             url = f"{home.scheme}://{home.authority}{url}"
         parts = urlsplit(url)
         if parts.scheme not in ("", "http", "https") or not parts.path.startswith("/"):
-            raise ValueError(f'"{url}" is neither a path nor an http URL')
+            raise ValueError(f'"{redact_url(url)}" is neither a path nor an http URL')
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         host = parts.netloc or self._authority
         return Uri(

@@ -93,7 +93,7 @@ class Origin:
         route = self._route
         claim = None
         shared = route.caching.store.shared
-        if shared is not None and not solo and shared.ready:
+        if shared is not None and not solo and shared.ready and route.settings.terms_ack is not False:
             claim = await shared.locks.claim(line, LOCK_MOST)
             if claim is None and await shared.locks.wait(line, LOCK_MOST):
                 place, found = await route.find(key, exchange.request.headers)
@@ -170,6 +170,8 @@ class Origin:
                 return
             if storing is None:
                 return
+            if response.degraded:  # something went wrong while the body was on its way
+                return
             storing.body = whole
             if judged is not None:
                 storing.lifetime = judged(whole)
@@ -225,7 +227,7 @@ class Origin:
             personal = reply.directives.private or reply.sets_cookies
             filled.shared = is_error(response.status, verdict) and not personal
             return None
-        if response.degraded:
+        if response.degraded or route.settings.terms_ack is False:
             # The next try may find what was missing; those who wait now would come to the same.
             filled.shared = not vary_names(response.headers)
             return None
@@ -305,7 +307,9 @@ class Origin:
         filled.entry, filled.validated, filled.shared = fresh, True, True
         filled.names = vary_names(fresh.headers)
         filled.key = route.place(key, filled.names, request.headers)
-        if basis is not None and lifetime.kept_until > received:
+        if answer.degraded:  # "the same as before" may be said without what it needs, too
+            filled.stored = False
+        elif basis is not None and lifetime.kept_until > received:
             filled.stored = route.put(key, filled.key, filled.names, fresh, since)
         else:
             route.drop(key)

@@ -253,6 +253,12 @@ class Cache(Model):
         "ignore it.",
         True,
     )
+    terms_ack: Switch | None = setting(
+        None,
+        "For providers whose terms forbid to store their answers: `false` asks once for all who ask the same "
+        "at a time, and stores nothing; `true` says that you have read the terms and may store.",
+        True,
+    )
     share_private: Switch = setting(
         False, "Whether answers that say `private`, or that set cookies, are shared.", True
     )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from sidecar.config import fallback_lint
 from sidecar.config.addresses import Address, Network, Url, is_ip
 from sidecar.config.cache_policy import Cache
+from sidecar.config.inject_policy import Inject
 from sidecar.config.place import Place
 from sidecar.config.policy import PolicyFile
-from sidecar.config.problems import Origin, Problem
+from sidecar.config.problems import Origin, Problem, suggestion
 from sidecar.config.schema import Config
 from sidecar.decisions.reachable import METADATA
 
@@ -123,7 +124,20 @@ def direction(policy: PolicyFile, place: Place) -> Iterator[Problem]:
             yield place.error("hosts", f"hosts are for egress ({mend})")
         if policy.takeover:
             yield place.error("takeover", "takeover is for egress (write direction: egress)")
+        if policy.inject != Inject():
+            yield place.error("inject", "inject is for egress (write direction: egress)")
         return
+    if policy.depends_on != "all":
+        mend = "write it into the file of the routes that clients ask for, direction: ingress"
+        yield place.error("depends_on", f"a call of the app depends on nothing here ({mend})")
+    upstream = policy.upstream
+    if (
+        policy.inject.any
+        and upstream is not None
+        and upstream.scheme == "http"
+        and not upstream.address.loopback
+    ):
+        yield place.warning("inject", "the secrets are sent unencrypted (write an https:// upstream)")
     if not policy.hosts and not policy.takeover:
         yield place.error("direction", "egress to which hosts? (write hosts: [api.example.com])")
     if policy.takeover and policy.upstream is None:
@@ -152,6 +166,23 @@ def private(allowed: Sequence[Network], place: Place) -> Iterator[Problem]:
                     f"calls may go to the metadata service at {held[0]}, which hands out credentials (write "
                     "the addresses that are needed)",
                 )
+
+
+def depends_on(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> Iterator[Problem]:
+    """What answers depend on are egress policy files."""
+    known = [policy.name for policy in files if policy.direction == "egress"]
+    for policy in files:
+        if policy.depends_on == "all" or policy.direction == "egress":
+            continue
+        place = Place(origins, f"policies.{policy.name}")
+        for index, name in enumerate(policy.depends_on):
+            key = f"depends_on.{index}" if place.written(f"depends_on.{index}") else "depends_on"
+            if name not in known:
+                mend = suggestion(name, known) if known else "there is none"
+                text = f"{place.word(key, name)} is not the name of an egress policy file ({mend})"
+                yield place.error(key, text)
+            elif name in policy.depends_on[:index]:
+                yield place.error(key, f"{place.word(key, name)} is in the list twice (remove one)")
 
 
 def clash(a: Address, b: Address) -> bool:

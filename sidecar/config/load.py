@@ -82,6 +82,8 @@ def load(
         found.problems += lint.config(file.config, policies, found.origins)
     if not found.ambiguous:
         found.problems += lint.policies(policies, found.origins)
+        # A policy file by itself knows no others.
+        found.problems += listen_lint.depends_on(policies, found.origins)
     warnings = found.finish()
     assert file.config is not None
     config = with_general_scope(file.config)

@@ -11,6 +11,7 @@ from sidecar.config.base import Mode, Model, mode, required, section, setting
 from sidecar.config.cache_policy import Cache
 from sidecar.config.classify_policy import RuleList
 from sidecar.config.fault_policy import Fault
+from sidecar.config.inject_policy import Inject, Providers
 from sidecar.config.limit_policy import ConcurrencyLimit, RateLimit
 from sidecar.config.patterns import FileName, HeaderGlobs, HostName, HostPattern, Methods, Name, PathPattern
 from sidecar.config.respond_policy import FallingVerdicts, Respond
@@ -248,6 +249,14 @@ class PolicyFile(Model):
         "plain HTTP, and sends on to `upstream`.",
         "127.0.0.1:5053",
     )
+    depends_on: Providers = setting(
+        "all",
+        "With `ingress`: the egress policy files whose failing calls make an answer of the app doubtful, one "
+        "or a list: it is marked `Sidecar-Degraded`, and not cached. Where they are named, nothing is cached "
+        "before their first call has come through the sidecar. `all` are all of them, `[]` none.",
+        ["google-maps"],
+        "all",
+    )
     upstream: Server | None = setting(
         None,
         "Where the requests go. Absent: to `app.url`; with `egress`, by https to the host that was asked.",
@@ -257,6 +266,11 @@ class PolicyFile(Model):
         None, "Address to connect to, whatever the upstream's name resolves to.", "10.0.0.7:443"
     )
     tls: Tls = section(Tls, "TLS to an https upstream.")
+    inject: Inject = section(
+        Inject,
+        "With `egress`: secrets that are put on each request on its way to the upstream, instead of what "
+        "the app sent under these names. The app, the cache and the log never see them.",
+    )
     classify: RuleList | None = setting(
         None,
         "Rules that give answers their verdict, for all routes that have none of their own.",
@@ -266,3 +280,11 @@ class PolicyFile(Model):
     routes: Annotated[tuple[Route, ...], Field(min_length=1)] = required(
         "In order: the first that matches wins.", [{"name": "all", "deadline": "30s"}]
     )
+
+    def counted(self, calls: frozenset[str]) -> frozenset[str]:
+        """Those of the egress policy files `calls` that the answers of this file's routes depend on."""
+        return calls if self.depends_on == "all" else calls & frozenset(self.depends_on)
+
+    def expected(self, calls: frozenset[str]) -> frozenset[str]:
+        """Those of `calls` that the file names: they have to come through the sidecar."""
+        return frozenset() if self.depends_on == "all" else calls & frozenset(self.depends_on)

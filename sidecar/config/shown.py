@@ -51,7 +51,7 @@ def _written(item: Mapping[str, Any], at: str, origins: Mapping[str, Origin]) ->
 def value_of(value: object, path: str, origins: Mapping[str, Origin]) -> str:
     if isinstance(value, list):
         return f"[{', '.join(value_of(it, f'{path}.{index}', origins) for index, it in enumerate(value))}]"
-    if path in origins and origins[path].secret:
+    if (path in origins and origins[path].secret) or ".inject." in path:
         return SECRET
     if value is None:
         return "off"

@@ -30,7 +30,7 @@ _GONE: Final = 499
 """Status of a request whose client left before its answer: for the log only."""
 _ON_THE_WAY_UP: Final = frozenset({"fallback", "retry", "classify"})
 """Layers that decide about an answer; all others decide about a request."""
-_QUIET: Final = frozenset({"fault"})
+_QUIET: Final = frozenset({"fault", "overlap"})
 """Layers that are there for the case only."""
 HEDGE: Final = ";hedge"
 """At the end of what was decided about an attempt beside another: it counts once `retry` says so."""
@@ -143,8 +143,9 @@ class _Walk:
             self._hedged(first, decision)
             return
         at = self._at(layer)
-        if first == _MODIFIED:
+        if first == _MODIFIED or layer == "overlap":
             self._go_down()
+            self._pass_retry()
         elif at >= self._depth:
             self._descend(at)
             self._depth = at + 1

@@ -69,6 +69,7 @@ def layer(place: Place) -> Layer | None:
 def _with_rules(place: Place, rules: Rules, *, timed: bool) -> Layer:
     clock = place.services.clock
     cells = place.services.metrics.upstream(place.upstream)
+    counted = place.services.metrics.route(place.route.name, place.upstream).degraded
     ok = Verdict.OK
 
     def around(inner: Handler) -> Handler:
@@ -97,6 +98,8 @@ def _with_rules(place: Place, rules: Rules, *, timed: bool) -> Layer:
             cells.attempt(verdict, seconds)
             if verdict is not ok or trouble or degraded:
                 _tell(exchange, response, judgement, trouble)
+                if degraded:
+                    counted(degraded)
             return response
 
         return classify

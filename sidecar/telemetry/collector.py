@@ -199,6 +199,12 @@ class Collector(CollectorBase):
                 [((route,), getattr(cells, attribute)) for route, cells in routes.items()],
             )
         yield self._counter(
+            "degraded",
+            "Answers of the app that were made without an upstream they need, by route and upstream.",
+            ("route", "upstream"),
+            _reasons((name, cells.degradations) for name, cells in routes.items()),
+        )
+        yield self._counter(
             "shadow_rejections",
             "What policies in shadow mode would have refused, by route and layer.",
             ("route", "layer"),

@@ -99,6 +99,7 @@ class RouteCells:
         "breaker_rejections",
         "cache",
         "clients_gone",
+        "degradations",
         "durations",
         "errors",
         "fallbacks",
@@ -131,6 +132,8 @@ class RouteCells:
         """Requests by what the cache did with them."""
         self.fallbacks: dict[str, int] = {}
         """Answers by the rung of the ladder that gave them; those that needed none are not counted."""
+        self.degradations: dict[str, int] = {}
+        """Answers of the app that it made without something it needs, by what that is."""
         self.limit_rejections = 0
         self.rate_rejections = 0
         self.rate_unshared = 0
@@ -187,6 +190,10 @@ class RouteCells:
     def fell_back(self, rung: str) -> None:
         """There was no good answer: this rung's goes to the client."""
         self.fallbacks[rung] = self.fallbacks.get(rung, 0) + 1
+
+    def degraded(self, upstream: str) -> None:
+        """The app answered, and as far as we know without `upstream`."""
+        _count(self.degradations, upstream)
 
     def breaker_rejected(self) -> None:
         self.breaker_rejections += 1

@@ -35,3 +35,13 @@ def redact_target(target: bytes) -> bytes:
     """`target` (path and query, RFC 9112, 3.2.1) with the values of secret parameters hidden."""
     path, mark, query = target.partition(b"?")
     return path + mark + _PARAMETER.sub(_hide, query) if query else target
+
+
+def redact_url(url: str) -> str:
+    """`url` with its user information and the values of secret parameters hidden; anything else as it is."""
+    before, slashes, rest = url.partition("//")
+    authority, slash, tail = rest.partition("/")
+    if slashes and "@" in authority:
+        authority = HIDDEN.decode() + "@" + authority.rpartition("@")[2]
+    whole = before + slashes + authority + slash + tail
+    return redact_target(whole.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")

@@ -9,6 +9,7 @@ from sidecar.headers import Kind
 
 if TYPE_CHECKING:
     from sidecar.clock import Ids
+    from sidecar.upstreams.injection import Injection
 
 VIA: Final = b"Via: 1.1 sidecar\r\n"
 """A gateway adds itself to `Via` on requests (RFC 9110, 7.6.3).
@@ -19,16 +20,24 @@ _BODILESS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONN
 """Methods for which no Content-Length means no body; others say so with a zero (RFC 9110, 8.6)."""
 
 
-def request_head(exchange: Exchange, ids: Ids, *, egress: bool = False) -> bytes:
+def request_head(
+    exchange: Exchange, ids: Ids, *, egress: bool = False, inject: Injection | None = None
+) -> bytes:
     """Lines as they came, without those of the client's hop, with ours added.
 
-    A call of the app gets a new span in its `traceparent` and no other line of ours.
+    A call of the app gets a new span in its `traceparent`, what its policy file injects, and no other line of
+    ours.
     """
     request = exchange.request
-    parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method.encode(), request.target, request.host)]
+    target = request.target
     dropped: frozenset[bytes] = frozenset()
     upgrade = request.upgrade
     plain = request.plain
+    if inject is not None:
+        target = inject.target(target)
+        if inject.fields:
+            dropped, plain = inject.fields, None
+    parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method.encode(), target, request.host)]
     if plain is not None:
         parts.append(plain)
     for line in request.headers if plain is None else ():
@@ -54,6 +63,8 @@ def request_head(exchange: Exchange, ids: Ids, *, egress: bool = False) -> bytes
             parts.append(b"Content-Length: %d\r\n" % body.length)
     elif body or request.method not in _BODILESS:
         parts.append(b"Content-Length: %d\r\n" % len(body))
+    if inject is not None:
+        parts.append(inject.lines)
     parts.append(exchange.forwarded)
     if not egress:
         parts.append(exchange.id_line)

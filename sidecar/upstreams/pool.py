@@ -22,6 +22,7 @@ from sidecar.upstreams.addresses import Addresses
 from sidecar.upstreams.connection import Stale, UpstreamConnection
 from sidecar.upstreams.dial import Dial, Resolve, dial, in_time, over, reach, system_resolve
 from sidecar.upstreams.forward import request_head
+from sidecar.upstreams.injection import Injection
 from sidecar.upstreams.race import race
 from sidecar.upstreams.tls import UpstreamTls
 
@@ -71,10 +72,11 @@ class Upstream:
         egress: bool = False,
         url: Url | None = None,
         complain: TlsComplaint = lambda *_: None,
+        inject: Injection | None = None,
     ) -> None:
         """`resolve` also says to which addresses connections may be made.
 
-        `egress`: the requests are the app's own calls, and made out to `url`.
+        `egress`: the requests are the app's own calls, and made out to `url`; `inject` is put on each.
         """
         self.name = name
         self.url = url
@@ -88,6 +90,7 @@ class Upstream:
         self._tls = tls
         self._addresses = Addresses(address, clock, resolve)
         self._egress = egress
+        self._inject = inject
         self._server_name = server_name
         self._complain = complain
         provider = egress and tls is not None
@@ -118,7 +121,7 @@ class Upstream:
         """
         exchange.attempts += 1
         exchange.upstream = self.name
-        head = request_head(exchange, self._ids, egress=self._egress)
+        head = request_head(exchange, self._ids, egress=self._egress, inject=self._inject)
         while True:
             connection = self._take() if not exchange.avoid else self._take_elsewhere(exchange.avoid)
             kept = connection is not None

@@ -15,6 +15,7 @@ from sidecar.cli import main
 from sidecar.clock import SystemClock, SystemRandom
 from sidecar.config.load import load
 from sidecar.config.schema import Route
+from sidecar.overlap import Overlaps
 from sidecar.pipeline import Place, Services, composed
 from sidecar.showing import pipeline_names
 from sidecar.state import State
@@ -459,6 +460,7 @@ def test_the_layers_that_are_shown_are_those_that_are_composed(monkeypatch: pyte
     metrics = Metrics("test")
     services = Services(
         clock=clock,
+        overlaps=Overlaps(clock),
         random=SystemRandom(),
         state=State(metrics, clock),
         metrics=metrics,

@@ -334,3 +334,15 @@ def test_an_unchecked_certificate_of_another_upstream_is_a_warning() -> None:
         "routes: [{name: cart, fallback: [{upstream: 'https://b', deadline: 2s, tls: {verify: false}}]}]"
     )
     assert "routes.cart.fallback[0].tls.verify: warning: anybody can pass for the upstream" in found
+
+
+def test_a_secret_in_the_clear_is_a_warning() -> None:
+    """`inject` towards a provider by plain HTTP: anybody on the way reads it. Not so on loopback."""
+    file = (
+        "direction: egress\nhosts: [maps.googleapis.com]\nupstream: {}\n"
+        "inject: {{query: {{key: s3cret}}}}\nroutes: [{{name: maps}}]\n"
+    )
+    assert warnings(file.format("http://maps.internal")) == [
+        "p.yaml:5:9: inject: warning: the secrets are sent unencrypted (write an https:// upstream)"
+    ]
+    assert warnings(file.format("http://127.0.0.1:9")) == []

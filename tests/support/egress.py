@@ -20,6 +20,7 @@ from sidecar.egress_plane import EgressPlane
 from sidecar.errors import ClientError
 from sidecar.listeners.ingress import Limits
 from sidecar.listeners.intercept import Interceptor
+from sidecar.overlap import Overlaps
 from sidecar.pipeline import Services
 from sidecar.state import State
 from sidecar.stores.memory import Memory
@@ -97,6 +98,7 @@ class Egress:
         self.access_log = AccessLog(self.access, self.clock)
         services = Services(
             clock=self.clock,
+            overlaps=Overlaps(self.clock),
             random=SystemRandom(),
             state=State(self.metrics, self.clock),
             metrics=self.metrics,

@@ -24,6 +24,7 @@ from sidecar.config.schema import Route
 from sidecar.errors import ClientError
 from sidecar.exchange import Exchange, Response
 from sidecar.listeners.ingress import Limits, Listener
+from sidecar.overlap import Overlaps
 from sidecar.pipeline import Handler, Place, Services, compile_pipeline
 from sidecar.state import State
 from sidecar.telemetry.access_log import AccessLog
@@ -207,6 +208,7 @@ class Harness:
         self.address = Address()
         services = Services(
             clock=self.clock,
+            overlaps=Overlaps(self.clock),
             random=SystemRandom(),
             state=State(self.metrics, self.clock),
             metrics=self.metrics,

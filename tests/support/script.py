@@ -13,6 +13,7 @@ from sidecar.errors import SidecarError
 from sidecar.exchange import Exchange, Request, Response, Stream
 from sidecar.headers import Line
 from sidecar.layers import cache
+from sidecar.overlap import Overlaps
 from sidecar.pipeline import Handler, Place, Services, compile_alternate, compile_pipeline
 from sidecar.state import State
 from sidecar.stores.memory import Memory
@@ -90,6 +91,7 @@ class Bench:
         self.metrics = Metrics()
         self.services = Services(
             clock=self.clock,
+            overlaps=Overlaps(self.clock),
             random=ScriptedRandom(0.5),
             state=State(self.metrics, self.clock, shared),
             metrics=self.metrics,
@@ -106,6 +108,12 @@ class Bench:
         """What the upstreams that fallbacks name come to, by their URL: in order, the last one for ever."""
         self.asked: list[tuple[str, Exchange]] = []
         """Those of them that were asked, and for what."""
+
+        self.depends_on: frozenset[str] = frozenset()
+        """The policy files of the app's calls that count for routes made from now on."""
+
+        self.expects: frozenset[str] = frozenset()
+        """Those of them that a policy file names."""
 
     @property
     def caching(self) -> Caching:
@@ -142,6 +150,25 @@ class Bench:
         """A sender of requests through a route with these policies."""
         return self.of(Route.model_validate({"name": name, **settings}))
 
+    def calls_of_the_app(self, policy: str, *outcomes: Outcome, **settings: Any) -> Send:
+        """A sender of calls of the app to a provider with a script of its own, in virtual time."""
+        script = iter(outcomes)
+        last = outcomes[-1]
+
+        async def provider(exchange: Exchange) -> Response:
+            exchange.attempts += 1
+            outcome = next(script, last)
+            if isinstance(outcome, _Slow):
+                await self.clock.sleep(outcome.seconds)
+            response: Response = await outcome(exchange)
+            return response
+
+        route = Route.model_validate({"name": policy, **settings})
+        place = Place(route, policy, self.services, policy=policy, plane="egress")
+        self.caching.in_use = self.caching.in_use or route.cache is not None
+        handler = compile_pipeline(place, provider)
+        return self._sender(self.services.overlaps.noting(policy, handler), plane="egress")
+
     def of(self, route: Route) -> Send:
         """A sender of requests through `route`."""
         return self._sender(compile_pipeline(self._stand(route), self._upstream))
@@ -162,12 +189,19 @@ class Bench:
                 other = str(rung.upstream)
                 below = Place(rung.route(route), other, self.services)
                 alternates.append(compile_alternate(below, self._other(other)))
-        place = Place(route, "app", self.services, alternates=tuple(alternates))
+        place = Place(
+            route,
+            "app",
+            self.services,
+            depends_on=self.depends_on,
+            expects=self.expects,
+            alternates=tuple(alternates),
+        )
         if place.route.cache is not None:
             self.caching.in_use = True
         return place
 
-    def _sender(self, handler: Handler) -> Send:
+    def _sender(self, handler: Handler, plane: str = "ingress") -> Send:
         def send(
             method: str = "GET",
             body: bytes | Stream = b"",
@@ -175,11 +209,16 @@ class Bench:
             target: bytes = b"/",
             host: bytes = b"test",
             client: str = "127.0.0.1",
+            trace: bytes = b"",
             **headers: str,
         ) -> asyncio.Task[Response]:
             request = Request(method, target, list(lines(**headers)), body, host=host)
             exchange = Exchange(request, client, self.clock.now())
-            self.sent.append(exchange)
+            exchange.plane = plane
+            if trace:
+                exchange.traceparent = (trace, b"01")
+            if plane == "ingress":
+                self.sent.append(exchange)
             return asyncio.ensure_future(handler(exchange))
 
         return send

@@ -25,6 +25,7 @@ from sidecar.errors import (
 from sidecar.exchange import Exchange, Request, Response
 from sidecar.headers import Line
 from sidecar.layers import observe
+from sidecar.overlap import Overlaps
 from sidecar.pipeline import Handler, Place, Services
 from sidecar.state import State
 from sidecar.telemetry import log as logs
@@ -46,6 +47,7 @@ class Stage:
         self.access_log = AccessLog(self.sink if access else None, self.clock)
         services = Services(
             clock=self.clock,
+            overlaps=Overlaps(self.clock),
             random=SystemRandom(),
             state=State(self.metrics, self.clock),
             metrics=self.metrics,

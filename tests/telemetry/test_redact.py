@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.telemetry.redact import redact_target
+from sidecar.telemetry.redact import redact_target, redact_url
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,18 @@ def test_a_secret_is_hidden_wherever_it_stands(before: bytes, name: bytes, after
     """No neighbour, however odd, brings the value out."""
     target = b"/a?" + b"&".join([before, name + b"=S3CR3T", *after])
     assert b"S3CR3T" not in redact_target(target)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("ftp://u:s3cret@example.com/a?key=s3cret&b=c", "ftp://***@example.com/a?key=***&b=c"),
+        ("http://u@v:s3cret@example.com", "http://***@example.com"),
+        ("/a?token=s3cret", "/a?token=***"),
+        ("x?key=s3cret", "x?key=***"),
+        ("http://example.com/@home", "http://example.com/@home"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    """User information goes as a whole, parameters lose their values."""
+    assert redact_url(url) == shown

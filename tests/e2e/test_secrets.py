@@ -1,0 +1,235 @@
+"""Keys that pass through the sidecar are left nowhere: not in logs, figures, admin pages, stores, files."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import requests
+import yaml
+
+from tests.support.origin import LARGEST_READ
+from tests.support.processes import Sidecar, TinyApp, free_port, until_connects
+from tests.support.valkey import Valkey, running
+
+SENT = "MARKED-sent-4f1d"
+"""What the app and its clients send."""
+INJECTED = "MARKED-injected-4f1d"
+MARKS = [
+    form
+    for secret in (SENT, INJECTED)
+    for form in (secret, b64encode(secret.encode()).decode(), b64encode(f"u:{secret}".encode()).decode())
+]
+HOST = "api.provider.example"
+DEAD = "dead.provider.example"
+ADMIN = ("/health", "/health/live", "/health/ready", "/health/detailed", "/metrics", "/admin/cache/stats")
+
+QUERY = f"address=Paris&key={SENT}&api_key={SENT}&access_token={SENT}&X-Goog-Signature={SENT}"
+HEADERS = {
+    "Authorization": f"Bearer {SENT}",
+    "Cookie": f"session={SENT}",
+    "X-Goog-Api-Key": SENT,
+    "X-Sidecar-Debug": "1",
+    "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+}
+
+
+def configured(folder: Path, app: TinyApp, redis: str) -> Sidecar:
+    def policy(name: str, host: str, port: int) -> dict[str, Any]:
+        return {
+            "name": name,
+            "direction": "egress",
+            "hosts": [host],
+            "upstream": f"http://127.0.0.1:{port}",
+            "inject": {"query": {"key": "${MARK}"}, "headers": {"X-Injected": "${MARK}"}},
+            "defaults": {"deadline": "3s", "retry": {"attempts": 2}, "circuit_breaker": {}},
+            "routes": [
+                {
+                    "name": f"{name}-shared",
+                    "match": {"path": "/shared/*"},
+                    "cache": {"ttl": "1m", "key": {"query": {"fold": ["address"]}}, "share_authorized": True},
+                }
+            ],
+        }
+
+    (folder / "dead.yaml").write_text(yaml.safe_dump(policy("dead", DEAD, free_port())))
+    egress = free_port()
+    sidecar = Sidecar(
+        folder,
+        app.port,
+        policy("provider", HOST, app.port),
+        listen={
+            "ingress": f"127.0.0.1:{free_port()}",
+            "admin": f"127.0.0.1:{free_port()}",
+            "egress": f"127.0.0.1:{egress}",
+        },
+        ca={"dir": "ca"},
+        cache={"redis": redis},
+        logging={"level": "debug"},
+    )
+    listen = yaml.safe_load((folder / "sidecar.yaml").read_text())
+    listen["policies"] = ["policy.yaml", "dead.yaml"]
+    (folder / "sidecar.yaml").write_text(yaml.safe_dump(listen))
+    sidecar.port = int(listen["listen"]["ingress"].rpartition(":")[2])
+    sidecar.admin_port = int(listen["listen"]["admin"].rpartition(":")[2])
+    sidecar.egress = egress  # type: ignore[attr-defined]
+    sidecar.environment["MARK"] = INJECTED
+    return sidecar
+
+
+async def raw(port: int, data: str) -> bytes:
+    """What a client that writes its own HTTP gets."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data.encode())
+    try:
+        return await asyncio.wait_for(reader.read(LARGEST_READ), 5)
+    finally:
+        writer.close()
+
+
+async def traffic(sidecar: Sidecar, egress: int) -> list[str]:
+    """Keys wherever a client may put them, by every door; also where it ends in an error."""
+    base = f"http://127.0.0.1:{egress}"
+    bundle = str(sidecar.folder / "ca" / "bundle.pem")
+    seen: list[str] = []
+
+    def through_the_proxy() -> None:
+        with requests.Session() as session:
+            session.proxies = {"http": base, "https": base}
+            for host in (HOST, DEAD):
+                for path in ("shared/by-proxy", "other"):
+                    for scheme in ("http", "https"):
+                        url = f"{scheme}://{host}/{path}?{QUERY}"
+                        reply = session.get(url, headers=HEADERS, verify=bundle, timeout=10)
+                        seen.append(f"{reply.status_code} {reply.headers}")
+            session.get(f"http://u:{SENT}@{HOST}/shared/userinfo", timeout=10)
+            session.proxies = {"http": f"http://u:{SENT}@127.0.0.1:{egress}"}
+            session.get(f"http://{HOST}/shared/proxy-authorization?{QUERY}", timeout=10)
+
+    async with aiohttp.ClientSession() as http:
+        for policy in ("provider", "dead", "unknown"):
+            for path in ("shared/by-base-url", "other"):
+                async with http.get(f"{base}/{policy}/{path}?{QUERY}", headers=HEADERS) as reply:
+                    seen.append(f"{reply.status} {reply.headers}")
+        for path in ("/shared/ingress", "/slow"):
+            async with http.get(f"{sidecar.url}{path}?{QUERY}", headers=HEADERS) as reply:
+                seen.append(f"{reply.status} {reply.headers}")
+        await asyncio.to_thread(through_the_proxy)
+        for body in (
+            {"url": f"http://{HOST}/shared/by-proxy?{QUERY}"},
+            {"url": f"ftp://u:{SENT}@{HOST}/?{QUERY}"},
+        ):
+            async with http.post(f"{sidecar.admin}/admin/cache/purge", json=body) as reply:
+                seen.append(f"{reply.status} {await reply.text()}")
+        urls = {"urls": [f"http://127.0.0.1:{sidecar.port}/shared/warm?{QUERY}", f"ftp:x?key={SENT}"]}
+        async with http.post(f"{sidecar.admin}/admin/cache/warm", json=urls) as reply:
+            seen.append(f"{reply.status} {await reply.text()}")
+    lines = (
+        f"GET http://u:{SENT}@{HOST}/x HTTP/1.1\r\nHost: {HOST}\r\n\r\n",
+        f"GET http://u:{SENT}@unlisted.example/x?key={SENT} HTTP/1.1\r\nHost: unlisted.example\r\n\r\n",
+        f"CONNECT u:{SENT}@{HOST}:443 HTTP/1.1\r\nHost: {HOST}\r\n\r\n",
+        f"CONNECT {HOST}:99999?key={SENT} HTTP/1.1\r\nHost: {HOST}\r\n\r\n",
+        f"GET /provider/\x01?key={SENT} HTTP/1.1\r\nHost: {HOST}\r\n\r\n",
+        f"GET / HTTP/1.1\r\nHost: {HOST}\r\nAuthorization\x00: Bearer {SENT}\r\n\r\n",
+    )
+    seen += [(await raw(egress, line)).decode("latin-1") for line in lines]
+    return seen
+
+
+def stored(server: Valkey) -> bytes:
+    """All keys and all values, as they are in the server."""
+    parts: list[bytes] = []
+    for key in server.stored():
+        parts.append(key)
+        for command in (("GET",), ("DUMP",), ("SMEMBERS",), ("HGETALL",)):
+            try:
+                reply = server.ask(*command, key)
+            except OSError:
+                continue
+            parts.append(repr(reply).encode("latin-1", "replace"))
+            if isinstance(reply, bytes):
+                parts.append(reply)
+    return b"\n".join(parts)
+
+
+@pytest.mark.timeout(120)
+async def test_no_key_is_left_anywhere(tmp_path: Path) -> None:
+    """Keys in query, headers, cookies and userinfo, sent and injected, by every door: a search finds none.
+
+    It looks through the log, `/metrics`, every page of the admin listener, answers to clients, keys and
+    values of a real Valkey, the CA's folder, and what `explain`, `routes`, `check` and `ca` print.
+    """
+    app = TinyApp(tmp_path)
+    with running() as server:
+        sidecar = configured(tmp_path, app, server.url)
+        egress: int = sidecar.egress  # type: ignore[attr-defined]
+        await app.start()
+        await sidecar.start()
+        await until_connects(egress)
+        try:
+            seen = await traffic(sidecar, egress)
+            async with aiohttp.ClientSession() as http:
+                for page in (*ADMIN, "/openapi.json", "/"):
+                    async with http.get(sidecar.admin + page) as reply:
+                        seen.append(await reply.text())
+            await asyncio.sleep(0.3)  # the log is written in batches
+            kept = stored(server)
+        finally:
+            await sidecar.end()
+            await app.end(signal.SIGKILL)
+    for command in (["explain", "GET", f"https://{HOST}/shared/x"], ["routes"], ["check"], ["ca"]):
+        process = await asyncio.create_subprocess_exec(
+            *sidecar.command[:3],
+            *command,
+            *(["-c"] if command != ["check"] else []),
+            str(tmp_path / "sidecar.yaml"),
+            env=sidecar.environment,
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        seen.append((await process.communicate())[0].decode())
+    log = sidecar.output.read_text()
+    assert log.count('"route":"provider-shared"') > 3
+    assert log.count('"error":"connect_failed"') > 3
+    assert b"by-proxy" in kept or b"by-base-url" in kept, "nothing was stored"
+    places = {
+        "log": log,
+        "answers, admin pages and commands": "\n".join(seen),
+        "valkey": kept.decode("latin-1"),
+        "ca": "\n".join(file.read_text("latin-1") for file in (tmp_path / "ca").iterdir() if file.is_file()),
+    }
+    found = [
+        (place, text[max(0, text.index(mark) - 200) : text.index(mark) + 60])
+        for place, text in places.items()
+        for mark in MARKS
+        if mark in text
+    ]
+    assert found == []
+
+
+@pytest.mark.timeout(60)
+async def test_the_provider_gets_the_injected_key(tmp_path: Path) -> None:
+    """Whatever the app sent under that name; and what the app asks for is stored under a key without it."""
+    app = TinyApp(tmp_path)
+    with running() as server:
+        sidecar = configured(tmp_path, app, server.url)
+        egress: int = sidecar.egress  # type: ignore[attr-defined]
+        await app.start()
+        await sidecar.start()
+        await until_connects(egress)
+        try:
+            async with aiohttp.ClientSession() as http:
+                url = f"http://127.0.0.1:{egress}/provider/echo?key=dummy&a=b"
+                async with http.get(url, headers={"X-Injected": "dummy"}) as reply:
+                    told = await reply.json()
+        finally:
+            await sidecar.end()
+            await app.end(signal.SIGKILL)
+    assert told["target"] == f"/echo?a=b&key={INJECTED}"
+    assert told["headers"]["x-injected"] == INJECTED
