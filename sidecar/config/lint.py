@@ -5,7 +5,15 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 
-from sidecar.config import cache_lint, classify_lint, fallback_lint, limit_lint, listen_lint, retry_lint
+from sidecar.config import (
+    cache_lint,
+    classify_lint,
+    fallback_lint,
+    limit_lint,
+    listen_lint,
+    pace_lint,
+    retry_lint,
+)
 from sidecar.config.addresses import Address, Network, Url
 from sidecar.config.place import Place
 from sidecar.config.policy import PolicyFile, Route, Tls
@@ -85,6 +93,8 @@ def _attempts(route: Route, place: Place) -> Iterator[Problem]:
     yield from _breaker(route, place)
     if route.concurrency_limit is not None:
         yield from limit_lint.concurrency(route.concurrency_limit, place)
+    if route.pace is not None:
+        yield from pace_lint.route(route, route.pace, place)
     if route.retry is not None:
         yield from retry_lint.route(route, route.retry, place)
 

@@ -15,6 +15,7 @@ from sidecar.config.base import Model, section, setting
 from sidecar.config.cache_policy import AdaptiveTtl, Cache, CacheKey, QueryKey
 from sidecar.config.classify_policy import ClassifyRule
 from sidecar.config.limit_policy import Adaptive, ConcurrencyLimit, RateLimit
+from sidecar.config.pace_policy import Pace
 from sidecar.config.policy import (
     IDEMPOTENT,
     Backoff,
@@ -64,6 +65,7 @@ __all__ = [
     "Metrics",
     "Model",
     "Network",
+    "Pace",
     "Policy",
     "PolicyFile",
     "QueryKey",
