@@ -6,7 +6,8 @@
     GET  /maps/api/directions/json?origin=…&destination=…&mode=…&key=…
     POST /v1/chat/completions                  streamed when the body says `"stream": true`
     POST /_switch   {"google": {"mode": "slow", "delay": 2, "share": 0.5}, "openai": {"mode": "ok"}}
-    GET  /_calls    how often each was called; DELETE sets the counts to zero
+                    {"openai": {"quota": {"requests": 60, "seconds": 60}}}
+    GET  /_calls    how often each was called, and with a quota, refused; DELETE sets the counts to zero
 
 Any address has its place, always the same; the addresses of the sample payloads have theirs. Modes:
 
@@ -16,6 +17,10 @@ Any address has its place, always the same; the addresses of the sample payloads
 
 `share` is the part of the calls a mode is for, evenly spread; `delay` goes before any mode's answer.
 Google's errors are 200 with a `status` in the body, as Google has it; OpenAI's are 401, 429 and 500.
+
+`quota` is so many requests in each window of so many seconds, from the first request on; a call beyond is
+answered as in mode "quota". OpenAI's answers then say what is left, in
+`x-ratelimit-{limit,remaining,reset}-requests`, and its refusals when to come back; Google says neither.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ import math
 import socket
 import ssl
 import struct
+import time
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,12 +63,20 @@ COURBEVOIE = (48.8886451, 2.2506221)
 SLOW_SECONDS = 2.0
 
 
+class Quota(BaseModel, extra="forbid"):
+    """So many requests in so many seconds."""
+
+    requests: int = Field(ge=1)
+    seconds: float = Field(gt=0)
+
+
 class Provider(BaseModel):
     """How one of the two behaves."""
 
     mode: str = "ok"
     delay: float = Field(default=0.0, ge=0)
     share: float = Field(default=1.0, ge=0, le=1)
+    quota: Quota | None = None
 
     @model_validator(mode="after")
     def slow_by_default(self) -> Provider:
@@ -241,6 +255,49 @@ def openai_error(mode: str) -> web.Response | None:
 # -- the server ------------------------------------------------------------------------------------
 
 
+class Window:
+    """Counts the requests of a quota."""
+
+    def __init__(self, quota: Quota) -> None:
+        self.quota = quota
+        self.ends = -math.inf
+        self.left = 0
+
+    def admit(self) -> bool:
+        now = time.monotonic()
+        if now >= self.ends:
+            seconds = self.quota.seconds
+            # One window follows another; after a rest the next request begins one.
+            self.ends = self.ends + seconds if now < self.ends + seconds else now + seconds
+            self.left = self.quota.requests
+        if not self.left:
+            return False
+        self.left -= 1
+        return True
+
+    def headers(self, *, refused: bool) -> dict[str, str]:
+        """As OpenAI tells it."""
+        reset = max(self.ends - time.monotonic(), 0.0)
+        told = {
+            "x-ratelimit-limit-requests": str(self.quota.requests),
+            "x-ratelimit-remaining-requests": str(self.left),
+            "x-ratelimit-reset-requests": span(reset),
+        }
+        if refused:
+            told["Retry-After"] = str(max(1, math.ceil(reset)))
+            told["retry-after-ms"] = f"{reset * 1000:.0f}"
+        return told
+
+
+def span(seconds: float) -> str:
+    """A time as Go writes it: `6m0s`, `1.5s`, `20ms`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    minutes, rest = divmod(seconds, 60)
+    text = f"{rest:.3f}".rstrip("0").rstrip(".")
+    return f"{minutes:.0f}m{text}s" if minutes else f"{text}s"
+
+
 class Providers:
     """Both providers' state: how they behave, and how often they were called."""
 
@@ -249,6 +306,8 @@ class Providers:
         self.openai = OpenAI()
         self.calls = {"google": {"geocode": 0, "directions": 0}, "openai": {"chat": 0}}
         self.since_switch = {"google": 0, "openai": 0}
+        self.refused = {"google": 0, "openai": 0}
+        self.windows: dict[str, Window] = {}
 
     def application(self) -> web.Application:
         app = web.Application()
@@ -279,6 +338,8 @@ class Providers:
     ) -> web.StreamResponse:
         self.calls["google"][call] += 1
         mode = await self._mode("google", self.google)
+        if not self._admit("google"):
+            mode = "quota"
         if mode == "fail":
             return web.Response(status=500, text="<html><title>Error 500 (Server Error)!!1</title></html>")
         body = google_error(mode, listed)
@@ -291,10 +352,14 @@ class Providers:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         self.calls["openai"]["chat"] += 1
         mode = await self._mode("openai", self.openai)
-        error = openai_error(mode)
+        refused = not self._admit("openai")
+        error = openai_error("quota" if refused else mode)
+        window = self.windows.get("openai")
+        told = window.headers(refused=refused) if window is not None else {}
         if error is None and not request.headers.get("Authorization", "").startswith("Bearer "):
             error = openai_error("denied")
         if error is not None:
+            error.headers.update(told)
             return error
         try:
             body = await request.json()
@@ -303,8 +368,15 @@ class Providers:
             message = {"message": "We could not parse the JSON body of your request.", "code": None}
             return web.json_response({"error": {**message, "type": "invalid_request_error"}}, status=400)
         if body.get("stream"):
-            return await self._stream(request, mode, chunks(reply))
-        return await self._send(request, mode, web.json_response(reply))
+            return await self._stream(request, mode, chunks(reply), told)
+        return await self._send(request, mode, web.json_response(reply, headers=told))
+
+    def _admit(self, name: str) -> bool:
+        window = self.windows.get(name)
+        if window is None or window.admit():
+            return True
+        self.refused[name] += 1
+        return False
 
     async def _mode(self, name: str, provider: Provider) -> str:
         """The mode this call is in, after its delay."""
@@ -334,13 +406,14 @@ class Providers:
         return response
 
     async def _stream(
-        self, request: web.Request, mode: str, events: list[dict[str, Any]]
+        self, request: web.Request, mode: str, events: list[dict[str, Any]], told: dict[str, str]
     ) -> web.StreamResponse:
         """Server-sent events, ended by `[DONE]`; "hang" and "truncate" strike half-way."""
         if mode == "reset":
             reset(request)
             return web.Response()
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        kind = {"Content-Type": "text/event-stream; charset=utf-8"}
+        response = web.StreamResponse(headers={**kind, **told})
         await response.prepare(request)
         for number, event in enumerate(events):
             if mode in {"hang", "truncate"} and number == len(events) // 2:
@@ -360,17 +433,29 @@ class Providers:
             found = json.loads(error.json(include_url=False, include_context=False))
             return web.json_response({"errors": found}, status=422)
         if wanted.google is not None:
-            self.google, self.since_switch["google"] = wanted.google, 0
+            self.google = wanted.google
+            self._begin("google", wanted.google)
         if wanted.openai is not None:
-            self.openai, self.since_switch["openai"] = wanted.openai, 0
+            self.openai = wanted.openai
+            self._begin("openai", wanted.openai)
         return web.json_response({"google": self.google.model_dump(), "openai": self.openai.model_dump()})
 
-    async def report(self, _request: web.Request) -> web.Response:
-        return web.json_response(self.calls)
+    def _begin(self, name: str, provider: Provider) -> None:
+        self.since_switch[name] = 0
+        self.windows.pop(name, None)
+        if provider.quota is not None:
+            self.windows[name] = Window(provider.quota)
 
-    async def forget(self, _request: web.Request) -> web.Response:
+    async def report(self, _request: web.Request) -> web.Response:
+        calls = {name: dict(calls) for name, calls in self.calls.items()}
+        for name in self.windows:
+            calls[name]["refused"] = self.refused[name]
+        return web.json_response(calls)
+
+    async def forget(self, request: web.Request) -> web.Response:
         self.calls = {name: dict.fromkeys(calls, 0) for name, calls in self.calls.items()}
-        return web.json_response(self.calls)
+        self.refused = dict.fromkeys(self.refused, 0)
+        return await self.report(request)
 
 
 def reset(request: web.Request) -> None:

@@ -79,6 +79,7 @@ def _order() -> tuple[Step, ...]:
         fault,
         observe,
         overlap,
+        pace,
         rate_limit,
         retry,
     )
@@ -101,6 +102,9 @@ def _order() -> tuple[Step, ...]:
         Step("retry", "above the breaker: attempts are judged singly", retry.layer),
         Step("circuit_breaker", "above the attempt timeout: it must see timeouts", circuit_breaker.layer),
         Step("concurrency_limit", "per attempt: its time excludes back-off", concurrency_limit.layer),
+        Step(
+            "pace", "per attempt, above its timer: waiting for a turn is not the upstream's time", pace.layer
+        ),
         Step("attempt_timeout", "the one timer: its own, or what is left", attempt_timeout.layer),
         Step("classify", "the verdict that all of the above read", classify.layer),
         Step("fault", "innermost: what it injects, all of the above take for real", fault.layer),

@@ -16,18 +16,20 @@ from sidecar.decisions.concurrency import FixedLimit, Limit
 from sidecar.decisions.gcra import Buckets
 from sidecar.decisions.gradient import AdaptiveLimit
 from sidecar.decisions.health import Health
+from sidecar.decisions.pacer import Pacer
 from sidecar.decisions.priority import Priority
 from sidecar.decisions.quantile import Quantile
 from sidecar.decisions.retry_budget import UNLIMITED, Budget, RetryBudget
 from sidecar.faults import Faults
+from sidecar.pacing import Turns
 from sidecar.queueing import Gate
 from sidecar.stores.redis_buckets import SharedBuckets
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock
-    from sidecar.config.schema import CircuitBreaker, ConcurrencyLimit, RateLimit, Retry
+    from sidecar.config.schema import CircuitBreaker, ConcurrencyLimit, Pace, RateLimit, Retry
     from sidecar.stores.redis_nodes import Nodes
-    from sidecar.telemetry.metrics import BreakerCells, Metrics
+    from sidecar.telemetry.metrics import BreakerCells, Metrics, PaceCells
 
 
 class State:
@@ -46,6 +48,7 @@ class State:
         self._healths: dict[Hashable, Health] = {}
         self._latencies: dict[Hashable, Quantile] = {}
         self.faults = Faults(clock)
+        self._turns: dict[Hashable, Turns] = {}
         self._labels: dict[tuple[str, str], Hashable] = {}
 
     def _label(self, kind: str, scope: str, route: str, settings: Hashable) -> str:
@@ -142,3 +145,14 @@ class State:
     def health(self, upstream: str, route: str) -> Health:
         """How the upstream does, as the fills of one route's cache have seen it."""
         return self._healths.setdefault((upstream, route), Health())
+
+    def turns(self, upstream: str, route: str, settings: Pace) -> tuple[Turns, PaceCells]:
+        """Turns at an upstream, and what counts them; how long a route waits for one is its own affair."""
+        quota = (settings.rate, settings.burst, settings.learn, settings.hold)
+        key = (upstream, quota)
+        turns = self._turns.get(key)
+        if turns is None:
+            rate, burst, learn, hold = quota
+            turns = self._turns[key] = Turns(Pacer(rate, burst, learn=learn, hold=hold), self._clock)
+        label = self._label("pace", upstream, route, quota)
+        return turns, self._metrics.watch_pace(label, turns.pacer)

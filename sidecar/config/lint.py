@@ -12,6 +12,7 @@ from sidecar.config import (
     fault_lint,
     limit_lint,
     listen_lint,
+    pace_lint,
     retry_lint,
 )
 from sidecar.config.addresses import Address, Network, Url
@@ -99,6 +100,8 @@ def _attempts(route: Route, place: Place) -> Iterator[Problem]:
     yield from _breaker(route, place)
     if route.concurrency_limit is not None:
         yield from limit_lint.concurrency(route.concurrency_limit, place)
+    if route.pace is not None:
+        yield from pace_lint.route(route, route.pace, place)
     if route.retry is not None:
         yield from retry_lint.route(route, route.retry, place)
 

@@ -13,6 +13,7 @@ from sidecar.config.classify_policy import RuleList
 from sidecar.config.fault_policy import Fault
 from sidecar.config.inject_policy import Inject, Providers
 from sidecar.config.limit_policy import ConcurrencyLimit, RateLimit
+from sidecar.config.pace_policy import Pace
 from sidecar.config.patterns import FileName, HeaderGlobs, HostName, HostPattern, Methods, Name, PathPattern
 from sidecar.config.respond_policy import FallingVerdicts, Respond
 from sidecar.config.retry_policy import IDEMPOTENT, Backoff, Budget, Hedge, Retry, RetryOn, Strategy
@@ -151,6 +152,7 @@ class Rung(Model):
         None, "As for a route; the breaker is this upstream's own.", {"consecutive": 3}
     )
     concurrency_limit: ConcurrencyLimit | None = setting(None, "As for a route.", {"max": 16})
+    pace: Pace | None = setting(None, "As for a route.", {"rate": "50/s"})
     classify: RuleList | None = setting(
         None, "As for a route. Absent: the route's own.", [{"status": 404, "verdict": "negative"}]
     )
@@ -204,6 +206,9 @@ class Policy(Model):
     )
     concurrency_limit: ConcurrencyLimit | None = setting(
         None, "Limit on concurrency.", {"max": 16, "queue": "1s"}, {"adaptive": {}, "queue": "1s"}
+    )
+    pace: Pace | None = setting(
+        None, "The pace that a provider's quota allows: `{}` for one that is learnt.", {"rate": "50/s"}
     )
     classify: RuleList | None = setting(
         None,

@@ -16,6 +16,7 @@ from sidecar.config.cache_policy import AdaptiveTtl, Cache, CacheKey, QueryKey
 from sidecar.config.classify_policy import ClassifyRule
 from sidecar.config.fault_policy import DelayRange, Expiry, Fault
 from sidecar.config.limit_policy import Adaptive, ConcurrencyLimit, RateLimit
+from sidecar.config.pace_policy import Pace
 from sidecar.config.policy import (
     IDEMPOTENT,
     Backoff,
@@ -69,6 +70,7 @@ __all__ = [
     "Metrics",
     "Model",
     "Network",
+    "Pace",
     "Policy",
     "PolicyFile",
     "QueryKey",

@@ -46,20 +46,28 @@ def parse_span(value: bytes) -> float | None:
     return min(seconds, LONGEST) if at else None
 
 
-def asked_wait(headers: Sequence[Line], wall: float) -> float | None:
-    """Seconds from `wall` (Unix seconds) on that an answer asks for; None where it asks for none."""
-    found = {
-        line.name: line.value
-        for line in reversed(headers)  # the first of a name counts
-        if line.name.startswith((b"retry-after", b"x-ratelimit-re"))
-    }
-    if not found:
-        return None
+def _found(headers: Sequence[Line], prefixes: tuple[bytes, ...]) -> dict[bytes, bytes]:
+    # The first of a name counts.
+    return {line.name: line.value for line in reversed(headers) if line.name.startswith(prefixes)}
+
+
+def _stated(found: Mapping[bytes, bytes], wall: float) -> float | None:
     exact = found.get(b"retry-after-ms")
     if exact is not None and _PLAIN.fullmatch(exact.strip(b" \t")):
         return min(float(exact) / 1000, LONGEST)
     stated = found.get(b"retry-after")
-    wait = parse_retry_after(stated, wall) if stated is not None else None
+    return parse_retry_after(stated, wall) if stated is not None else None
+
+
+def retry_after_of(headers: Sequence[Line], wall: float) -> float | None:
+    """Seconds from `wall` (Unix seconds) on that `Retry-After` or `retry-after-ms` states; None: neither."""
+    return _stated(_found(headers, (b"retry-after",)), wall)
+
+
+def asked_wait(headers: Sequence[Line], wall: float) -> float | None:
+    """Seconds from `wall` (Unix seconds) on that an answer asks for; None where it asks for none."""
+    found = _found(headers, (b"retry-after", b"x-ratelimit-re"))
+    wait = _stated(found, wall) if found else None
     if wait is not None:
         return wait
     spans = [

@@ -110,20 +110,22 @@ def layer(place: Place) -> Layer | None:
             try:
                 response = await inner(exchange)
             except UpstreamError:
-                account.end(permit, Outcome.FAILURE, clock.now() - started)
+                account.end(permit, Outcome.FAILURE, exchange.upstream_seconds)
                 raise
             except BaseException:
                 account.end(permit, Outcome.IGNORE, clock.now() - started)
                 raise
-            now = exchange.attempt_started + exchange.upstream_seconds  # when its headers came
+            # Waiting for a permit or a turn is not the upstream's time.
+            elapsed = exchange.upstream_seconds
+            now = exchange.attempt_started + elapsed
             verdict = response.verdict
             outcome = Outcome.SUCCESS if verdict is ok or verdict is None else OUTCOMES[verdict]
             if isinstance(response.body, Stream) and not response.lasting:
-                response.on_end(_Ending(account, permit, outcome, now - started))
+                response.on_end(_Ending(account, permit, outcome, elapsed))
             elif verdict is ok and label == "closed":
-                breaker.end(permit, outcome, now, now - started)
+                breaker.end(permit, outcome, now, elapsed)
             else:
-                account.end(permit, outcome, now - started)
+                account.end(permit, outcome, elapsed)
             return response
 
         return circuit_breaker

@@ -64,6 +64,7 @@ class Collector(CollectorBase):
         yield from self._upstreams()
         yield from self._dns()
         yield from self._policies()
+        yield from self._paces()
         yield from self._listeners()
         yield from self._process()
 
@@ -203,6 +204,13 @@ class Collector(CollectorBase):
             "Answers of the app that were made without an upstream they need, by route and upstream.",
             ("route", "upstream"),
             _reasons((name, cells.degradations) for name, cells in routes.items()),
+        )
+        yield self._counter(
+            "pace_rejections",
+            "Attempts refused for want of quota, by route and reason: no turn within the patience or the "
+            "deadline; held while it is used up.",
+            ("route", "reason"),
+            _reasons((name, cells.pace_rejections) for name, cells in routes.items()),
         )
         yield self._counter(
             "shadow_rejections",
@@ -371,6 +379,46 @@ class Collector(CollectorBase):
             "Retries that the budget would allow now.",
             ("upstream",),
             (((name,), budget.available(now)) for name, budget in metrics.budgets.items()),
+        )
+
+    def _paces(self) -> Iterator[Metric]:
+        paces = self._metrics.paces
+        now = self._clock.now()
+        pacers = [(scope, cells.pacer) for scope, cells in paces.items()]
+        for name, text, values in (
+            (
+                "pace_rate",
+                "Requests a second that the quota allows in an even flow.",
+                [(scope, pacer.pace(now)) for scope, pacer in pacers],
+            ),
+            (
+                "quota_remaining",
+                "Requests left of the quota that the provider states.",
+                [(scope, pacer.remaining(now)) for scope, pacer in pacers],
+            ),
+            (
+                "pace_held_seconds",
+                "Seconds until a request may find out whether the quota is back.",
+                [(scope, pacer.held_for(now)) for scope, pacer in pacers],
+            ),
+        ):
+            known = [((scope,), value) for scope, value in values if value is not None]
+            yield self._gauge(name, text, ("upstream",), known)
+        yield self._gauge(
+            "pace_held",
+            "1 while nothing is sent because the quota is used up.",
+            ("upstream",),
+            [((scope,), pacer.held_for(now) is not None) for scope, pacer in pacers],
+        )
+        yield self._histogram(
+            "pace_wait_seconds",
+            "Time that requests waited for their turn; those that did not wait are left out.",
+            ("upstream", "class"),
+            (
+                ((scope, kind), waits)
+                for scope, cells in paces.items()
+                for kind, waits in (("interactive", cells.interactive), ("batch", cells.batch))
+            ),
         )
 
     def _listeners(self) -> Iterator[Metric]:

@@ -61,6 +61,20 @@ class WatchedBudget(Protocol):
         ...
 
 
+class WatchedPacer(Protocol):
+    def pace(self, now: float) -> float | None:
+        """Requests a second that go on evenly; None: no limit is known."""
+        ...
+
+    def remaining(self, now: float) -> float | None:
+        """Requests left of the provider's quota; None: it states none."""
+        ...
+
+    def held_for(self, now: float) -> float | None:
+        """Seconds until a request may go; None: nothing is held."""
+        ...
+
+
 def _count(cells: dict[str, int], reason: str) -> None:
     if reason not in cells and len(cells) >= MOST_REASONS:
         reason = "other"
@@ -107,6 +121,7 @@ class RouteCells:
         "hedges",
         "limit_rejections",
         "name",
+        "pace_rejections",
         "rate_rejections",
         "rate_unshared",
         "requests",
@@ -138,6 +153,8 @@ class RouteCells:
         self.rate_rejections = 0
         self.rate_unshared = 0
         """Requests whose shared rate limit could not be asked."""
+        self.pace_rejections: dict[str, int] = {}
+        """By reason: patience, deadline, held."""
         self.shadow_rejections: dict[str, int] = {}
         """By layer: what a policy in shadow mode would have refused."""
         self.faults_injected: dict[str, int] = {}
@@ -203,6 +220,9 @@ class RouteCells:
 
     def rate_rejected(self) -> None:
         self.rate_rejections += 1
+
+    def pace_rejected(self, reason: str) -> None:
+        self.pace_rejections[reason] = self.pace_rejections.get(reason, 0) + 1
 
     def would_reject(self, layer: str) -> None:
         """A policy in shadow mode would have refused the request, or the attempt."""
@@ -331,6 +351,22 @@ class BreakerCells:
             self._seen = 0
 
 
+class PaceCells:
+    """How long requests waited for their turn at one upstream; those that did not wait are not counted."""
+
+    __slots__ = ("batch", "interactive", "pacer")
+
+    def __init__(self, pacer: WatchedPacer) -> None:
+        self.pacer = pacer
+        self.batch = Histogram()
+        self.interactive = Histogram()
+
+    def waited(self, seconds: float, *, low: bool) -> None:
+        waits = self.batch if low else self.interactive
+        waits.buckets[bisect_left(BOUNDS, seconds)] += 1
+        waits.seconds += seconds
+
+
 class ListenerCells:
     """What is counted of one listener; it adds to the integers directly."""
 
@@ -364,6 +400,7 @@ class Metrics:
         "limits",
         "listeners",
         "namespace",
+        "paces",
         "queues",
         "routes",
         "upstreams",
@@ -382,6 +419,7 @@ class Metrics:
         self.queues: dict[str, WatchedQueue] = {}
         self.budgets: dict[str, WatchedBudget] = {}
         self.dns = DnsCells()
+        self.paces: dict[str, PaceCells] = {}
 
     def route(self, name: str, upstream: str) -> RouteCells:
         cells = self.routes.get(name)
@@ -425,3 +463,11 @@ class Metrics:
 
     def watch_budget(self, scope: str, budget: WatchedBudget) -> None:
         self.budgets[scope] = budget
+
+    def watch_pace(self, scope: str, pacer: WatchedPacer) -> PaceCells:
+        """Shows a live pacer; another under the same name takes the place of the first, and counts go on."""
+        cells = self.paces.get(scope)
+        if cells is None:
+            cells = self.paces[scope] = PaceCells(pacer)
+        cells.pacer = pacer
+        return cells

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,10 +179,35 @@ def test_openais_errors_have_their_status(providers: Fake, mode: str, status: in
     assert reply.headers.get("retry-after") == ("6" if mode == "quota" else None)
 
 
+def test_openai_has_a_quota(providers: Fake) -> None:
+    """Beyond it calls are refused until the window ends; every answer says what is left, and when that is."""
+    providers.switch(openai={"quota": {"requests": 2, "seconds": 0.5}})
+    replies = [providers.chat(), providers.chat(stream=True), providers.chat()]
+    assert [reply.status_code for reply in replies] == [200, 200, 429]
+    assert [reply.headers["x-ratelimit-remaining-requests"] for reply in replies] == ["1", "0", "0"]
+    assert all(reply.headers["x-ratelimit-limit-requests"] == "2" for reply in replies)
+    assert all(0 < int(reply.headers["x-ratelimit-reset-requests"][:-2]) <= 500 for reply in replies)
+    assert replies[2].json()["error"]["code"] == "rate_limit_exceeded"
+    assert replies[2].headers["retry-after"] == "1"
+    assert providers.calls()["openai"] == {"chat": 3, "refused": 1}
+    time.sleep(float(replies[2].headers["retry-after-ms"]) / 1000 + 0.05)
+    assert providers.chat().status_code == 200
+
+
+def test_google_has_a_quota_and_says_nothing_of_it(providers: Fake) -> None:
+    """Beyond it calls are OVER_QUERY_LIMIT, in a 200 and without a header."""
+    providers.switch(google={"quota": {"requests": 2, "seconds": 60}})
+    replies = [providers.geocode("Paris") for _ in range(3)]
+    assert [reply.json()["status"] for reply in replies] == ["OK", "OK", "OVER_QUERY_LIMIT"]
+    assert not any("ratelimit" in name or name == "retry-after" for name in replies[2].headers)
+
+
 @pytest.mark.parametrize(
     "switch",
     [
         {"google": {"mode": "nonsense"}},
+        {"openai": {"quota": {"requests": 0, "seconds": 1}}},
+        {"openai": {"quota": {"requests": 1, "seconds": 1, "burst": 2}}},
         {"openai": {"mode": "zero_results"}},
         {"google": {"mode": "fail", "share": 2}},
         {"gogle": {"mode": "ok"}},

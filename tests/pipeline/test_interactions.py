@@ -45,6 +45,7 @@ def test_the_order() -> None:
         "retry",
         "circuit_breaker",
         "concurrency_limit",
+        "pace",
         "attempt_timeout",
         "classify",
         "fault",

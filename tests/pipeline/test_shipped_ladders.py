@@ -55,6 +55,7 @@ async def test_a_geocode(outcome: Outcome, calls: int) -> None:
     assert shown(response, "sidecar-degraded") == "fallback;rung=respond"
     assert len(bench.calls) == calls
     bench.script, bench.calls[:] = [says(status="OK", results=[1])], []
+    await bench.clock.advance(60)  # so long a used-up quota is held
     assert told(await send(target=GEOCODE))["results"] == [1]
 
 

@@ -14,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from sidecar.decisions.breaker import Breaker, State
 from sidecar.decisions.concurrency import FixedLimit
 from sidecar.decisions.gcra import Buckets
+from sidecar.decisions.pacer import Pacer
+from sidecar.decisions.quota_headers import Quota, Stated
 from sidecar.decisions.retry_budget import RetryBudget
 from sidecar.decisions.verdict import Verdict
 from sidecar.queueing import Gate
@@ -26,6 +28,8 @@ from tests.support.clock import ManualClock
 
 parse_openmetrics: Callable[[str], Iterator[Metric]] = openmetrics_parser.text_string_to_metric_families
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+NOW = 1000.0
+"""What `ManualClock` says."""
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
 
 
@@ -68,6 +72,12 @@ def metrics() -> Metrics:
     metrics.dns.looked_up("fresh")
     metrics.dns.asked("timeout")
     maps.attempt(Verdict.QUOTA, 0.3)
+    route.pace_rejected("patience")
+    pacer = Pacer(None, 1, learn=True, hold=60.0)
+    stated = Stated((Quota("requests", 30, 60.0, 60),))
+    pacer.answered(pacer.take(NOW, low=False), NOW, Verdict.OK, stated)
+    pacer.answered(pacer.take(NOW, low=False), NOW, Verdict.QUOTA)
+    metrics.watch_pace("google-maps", pacer).waited(0.3, low=True)
     listener = metrics.listener("ingress")
     listener.accepted, listener.active, listener.refused, listener.bad_requests = 5, 4, 1, 2
     listener.intercepted, listener.tls_failures = 3, 6
@@ -155,6 +165,14 @@ EXPECTED = {
     'nextvision_rate_limit_unshared_total{route="matching"}': 1,
     'nextvision_rate_limit_buckets{route="matching"}': 1,
     'nextvision_retry_budget_available{upstream="app"}': 10,
+    'nextvision_pace_rejections_total{reason="patience",route="matching"}': 1,
+    'nextvision_pace_rate{upstream="google-maps"}': 29 / 60,
+    'nextvision_quota_remaining{upstream="google-maps"}': 29,
+    'nextvision_pace_held{upstream="google-maps"}': 1,
+    'nextvision_pace_held_seconds{upstream="google-maps"}': 60,
+    'nextvision_pace_wait_seconds_count{class="batch",upstream="google-maps"}': 1,
+    'nextvision_pace_wait_seconds_sum{class="batch",upstream="google-maps"}': 0.3,
+    'nextvision_pace_wait_seconds_count{class="interactive",upstream="google-maps"}': 0,
     'nextvision_responses_aborted_total{route="matching"}': 1,
     'nextvision_clients_gone_total{route="matching"}': 1,
     'nextvision_route_info{route="matching",upstream="app"}': 1,

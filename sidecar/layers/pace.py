@@ -1,0 +1,132 @@
+"""Sends requests at the pace that the provider's quota allows, and none while it is used up.
+
+Must be below `retry`, so that a repetition has its turn too, and above the attempt's timer, which counts no
+waiting. Below `concurrency_limit`: who waits here holds a permit, so batch requests must not be able to take
+all of them. What is refused here is a `Rejection`: neutral to breaker and limit, never retried.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.decisions.asked_wait import asked_wait, retry_after_of
+from sidecar.decisions.priority import Priority, priority_of
+from sidecar.decisions.quota_headers import NAMES, NOTHING, read_quotas
+from sidecar.decisions.quota_window import NEVER
+from sidecar.decisions.verdict import Verdict
+from sidecar.errors import ConnectFailed, PaceExceeded, QuotaHeld, Rejection
+
+if TYPE_CHECKING:
+    from sidecar.decisions.pacer import Mark
+    from sidecar.exchange import Exchange, Response
+    from sidecar.pipeline import Handler, Layer, Place
+
+OK, QUOTA, RATE_LIMITED = Verdict.OK, Verdict.QUOTA, Verdict.RATE_LIMITED
+
+
+def layer(place: Place) -> Layer | None:
+    if place.route.pace is None:
+        return None
+    return _Pace(place).around
+
+
+class _Pace:
+    """The layer of one route."""
+
+    def __init__(self, place: Place) -> None:
+        settings = place.route.pace
+        assert settings is not None
+        services = place.services
+        self._clock = services.clock
+        self._turns, self._cells = services.state.turns(place.upstream, place.route.name, settings)
+        self._pacer = self._turns.pacer
+        self._route = services.metrics.route(place.route.name, place.upstream)
+        self._learns = settings.learn
+        self._patience = settings.patience
+        self._batch_patience = settings.batch_patience
+        self._priority = Priority[(settings.priority or "normal").upper()]
+        self._shadow = settings.mode == "shadow"
+
+    def around(self, inner: Handler) -> Handler:
+        now = self._clock.now
+        pacer, turns = self._pacer, self._turns
+        wait = self._look if self._shadow else self._wait
+
+        async def pace(exchange: Exchange) -> Response:
+            started = now()
+            mark = None if turns.waiting else pacer.at_once(started)
+            if mark is None:
+                mark = await wait(exchange, started)
+            try:
+                response = await inner(exchange)
+            except BaseException as error:
+                pacer.lost(mark, sent=not isinstance(error, ConnectFailed | Rejection))
+                if turns.waiting:
+                    turns.serve()
+                raise
+            self._learn(mark, response)
+            return response
+
+        return pace
+
+    async def _wait(self, exchange: Exchange, now: float) -> Mark:
+        low = priority_of(exchange.request.headers, self._priority) is Priority.LOW
+        until = now + (self._batch_patience if low else self._patience)
+        deadline = exchange.deadline
+        reason = "patience"
+        if deadline is not None and deadline < until:
+            until, reason = deadline, "deadline"
+        try:
+            mark = await self._turns.turn(
+                now, low=low, started=exchange.started, attempts=exchange.attempts, until=until
+            )
+        except QuotaHeld:
+            self._refused(exchange, "held")
+            raise
+        except PaceExceeded:
+            self._refused(exchange, reason)
+            raise
+        waited = self._clock.now() - now
+        if waited > 0:
+            exchange.note("pace", f"waited={waited:.3f}")
+            self._cells.waited(waited, low=low)
+        return mark
+
+    def _refused(self, exchange: Exchange, reason: str) -> None:
+        exchange.note("pace", f"rejected={reason}")
+        self._route.pace_rejected(reason)
+
+    async def _look(self, exchange: Exchange, now: float) -> Mark:
+        """Shadow mode: what would have been done is noted, and the request goes."""
+        pacer = self._pacer
+        low = priority_of(exchange.request.headers, self._priority) is Priority.LOW
+        until = now + (self._batch_patience if low else self._patience)
+        if exchange.deadline is not None and exchange.deadline < until:
+            until = exchange.deadline
+        held = pacer.hold.left(now)
+        expected = now if held else pacer.expected(now, low=low, ahead=0)
+        if held or until < expected != NEVER:
+            exchange.note("pace", "would-reject")
+            self._route.would_reject("pace")
+            return pacer.go_anyway(now, low=low)
+        if now < expected != NEVER:
+            exchange.note("pace", f"would-wait={expected - now:.3f}")
+        return pacer.take(now, low=low)
+
+    def _learn(self, mark: Mark, response: Response) -> None:
+        pacer = self._pacer
+        verdict = response.verdict or OK
+        lines = [line for line in response.headers if line.name in NAMES] if self._learns else ()
+        if verdict is OK and not lines and not pacer.busy and not mark[3]:
+            pacer.passed()
+        else:
+            wall = self._clock.wall()
+            stated = read_quotas(lines, wall) if lines else NOTHING
+            asked = None
+            if verdict is RATE_LIMITED:
+                asked = retry_after_of(response.headers, wall)
+            elif verdict is QUOTA:
+                asked = asked_wait(response.headers, wall)
+            pacer.answered(mark, self._clock.now(), verdict, stated, asked)
+        if self._turns.waiting:
+            self._turns.serve()
