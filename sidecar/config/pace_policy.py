@@ -47,7 +47,7 @@ class Pace(Model):
     priority: Literal["high", "normal", "low"] | None = setting(
         None,
         "Class of the route's requests: `low` is batch, the others are interactive. A request's own "
-        "`Priority: u=5` to `u=7` makes it low. Absent: `normal`.",
+        "`Priority: u=5` to `u=7` makes it low. Absent: that of `concurrency_limit`.",
         "low",
     )
     mode: Mode = mode()

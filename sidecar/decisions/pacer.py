@@ -162,7 +162,7 @@ class Pacer:
         """`asked`: seconds that the answer asks to be left alone for; looked at where it is a refusal."""
         number = mark[0]
         holding = number == self.hold.probe
-        under_way = self.sent - self.done - 1
+        under_way = self.sent - self.done  # itself included
         self._close(mark)
         if self.learn and stated is not NOTHING:
             self._learn(mark, now, stated, under_way)

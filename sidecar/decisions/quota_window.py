@@ -30,7 +30,7 @@ NO_ONE: Final = -1
 COARSE: Final = 1.5
 """Seconds that a stated reset may be wrong by: most are whole seconds, some rounded up and some down."""
 MOVES: Final = 3
-"""Statements that must put the end later, one after the other, before it is a bucket."""
+"""Times that the end must have moved away, by as much as a bucket's, before it is one."""
 ALIKE: Final = 3.0
 """Times that two measures of a bucket's rate may differ by: others may use it too."""
 SHORTEST: Final = 1.0
@@ -52,6 +52,9 @@ class QuotaWindow:
         "_newest",
         "_since",
         "_soonest",
+        "_told",
+        "_told_at",
+        "_unheard",
         "alone",
         "credit",
         "finder",
@@ -89,15 +92,19 @@ class QuotaWindow:
         """Where the end was said to be at first, and the bounds of where it is."""
         self._anchored = NO_ONE
         self._moves = 0
+        self._told, self._told_at = 0.0, UNSENT
+        """What was left by that answer, and when it came."""
         self._since = NO_ONE
         """The last request sent before the last reset."""
+        self._unheard = 0
+        """Answers since then of which it was not clear what they speak of."""
         self._inherited = 0
-        """Requests that were under way at the last reset."""
+        """Requests that may have been counted on either side of the last reset."""
 
     # -- time, and what is sent ----------------------------------------------------------------
 
     def refresh(self, now: float, sent: int, under_way: int) -> None:
-        """Brings it up to `now`. `under_way`: requests sent and not answered."""
+        """Brings it up to `now`. `under_way`: requests sent of which no answer has been looked at."""
         if self.refill:
             if self.credit < self.limit:
                 self.credit = min(self.limit, self.credit + self.refill * (now - self._at))
@@ -106,10 +113,13 @@ class QuotaWindow:
         elif now >= self.reset_at:
             length = max(self.length, SHORTEST)
             self.reset_at += length * (1.0 + (now - self.reset_at) // length)
-            # Those under way may be counted in the new window.
-            self.credit = max(max(min(self.limit, self.renewal), 1.0) - under_way, 0.0)
+            if self.reset_at <= now:  # by what floats lose
+                self.reset_at += length
+            # Those under way may be counted in the new window, and those that were not listened to.
+            inherited = under_way + self._unheard
+            self.credit = max(max(min(self.limit, self.renewal), 1.0) - inherited, 0.0)
             self.stale = True
-            self._since, self._inherited = sent, under_way
+            self._since, self._inherited, self._unheard = sent, inherited, 0
 
     def spend(self, number: int) -> None:
         """Request `number` is sent."""
@@ -128,15 +138,23 @@ class QuotaWindow:
     ) -> None:
         """Learns from the answer to request `number`, which was sent at `sent_at`.
 
-        `doubt`: requests that the provider may have counted after this one. Answers to requests before the
-        one that was learnt from last say nothing new.
+        `doubt`: requests that the provider may have counted after this one. One that it counted before the
+        one that was learnt from last, or in a window that is over, says nothing new of what is left.
         """
-        if number < self._newest:
-            return
         if self._newest != NO_ONE:
             self.refresh(now, sent, under_way)
-        self._newest, self._at = number, now
         remaining = float(quota.remaining)
+        past = number <= self._since and sent_at + quota.reset <= now
+        beside = sent_at <= self._told_at and remaining > self._told and not self.stale
+        if number < self._newest or past or beside:
+            if self.stale:
+                self._unheard += 1
+            elif not self.refill:  # all the same it may have been counted later
+                self._soonest = max(self._soonest, sent_at + quota.reset)
+                self.reset_at = max(self.reset_at, self._soonest)
+            return
+        self._newest, self._at = number, now
+        self._told, self._told_at, self._unheard = remaining, now, 0
         limit = float(quota.limit) if quota.limit is not None else max(self.limit, remaining + 1.0)
         if limit != self.limit:
             self.limit, self.refill = limit, 0.0
@@ -161,27 +179,34 @@ class QuotaWindow:
         # The provider said it at some moment between these two.
         soonest, latest = sent_at + quota.reset, now + quota.reset
         coarse = COARSE + (now - sent_at)
-        if self.stale or now + coarse >= self.reset_at or latest < self._anchor - coarse:
-            self._anchor = self._soonest = self._latest = latest
+        earlier = latest < self._anchor - coarse
+        if self.stale or earlier or now + coarse >= self.reset_at:
+            # Of requests that went at the same time the last one counted may be answered first.
+            self._soonest = soonest if self.stale or earlier else max(self._soonest, soonest)
+            self._anchor = self._latest = latest
             self._anchored = number
             self._moves = 0
-        elif latest <= self._anchor + coarse:
-            self._soonest = max(self._soonest, soonest)
-            self._latest = min(self._latest, latest)
-            self._moves = 0
         else:
-            self._soonest = self._latest = latest
-            self._moves += 1
-            if self._moves >= MOVES and self.limit > quota.remaining:
-                self._see_bucket(quota, (latest - self._anchor) / max(number - self._anchored, 1))
+            self._compare(quota, number, soonest, latest, coarse)
         # A reset that is rounded down puts the latest before the soonest.
         self.reset_at = max(self._soonest, self._latest)
 
-    def _see_bucket(self, quota: Quota, moved: float) -> None:
-        """Each request put the end `moved` seconds later: a bucket's is as far away as its level says."""
-        each = quota.reset / (self.limit - quota.remaining)
-        if quota.limit is not None and each / ALIKE < moved < each * ALIKE:
-            self._adjust(quota)
+    def _compare(self, quota: Quota, number: int, soonest: float, latest: float, coarse: float) -> None:
+        """Learns from where the end was said to be before, and is now."""
+        moved, requests = latest - self._anchor, number - self._anchored
+        each = quota.reset / max(self.limit - quota.remaining, 1.0)  # that a request moves a bucket's end by
+        if moved > coarse:
+            alike = quota.limit is not None and each / ALIKE < moved / max(requests, 1) < each * ALIKE
+            self._moves = self._moves + 1 if alike else 0
+            self._anchor = self._soonest = self._latest = latest
+            self._anchored = number
+            if self._moves >= MOVES:
+                self._adjust(quota)
+            return
+        self._soonest = max(self._soonest, soonest)
+        self._latest = min(self._latest, latest)
+        if requests * each > 2 * coarse:
+            self._moves = 0
 
     def _adjust(self, quota: Quota) -> None:
         # `remaining` is rounded down, so one more may be left: of all the answers the highest such rate is
@@ -226,6 +251,9 @@ class QuotaWindow:
         spare = self._spare(now, interactive)
         if spare < 1.0:
             return min(now + (1.0 - spare) / (self.refill + interactive), self.reset_at)
+        begun = self.reset_at - self.length
+        if last < begun <= now and not self.refill:  # that was in an earlier window
+            last = begun
         return last + (self.reset_at - last) / (spare + 0.5) if last > UNSENT else now
 
     def _spare(self, now: float, interactive: float) -> float:

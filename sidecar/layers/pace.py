@@ -44,7 +44,9 @@ class _Pace:
         self._learns = settings.learn
         self._patience = settings.patience
         self._batch_patience = settings.batch_patience
-        self._priority = Priority[(settings.priority or "normal").upper()]
+        limit = place.route.concurrency_limit
+        word = settings.priority or (limit.priority if limit is not None else "normal")
+        self._priority = Priority[word.upper()]
         self._shadow = settings.mode == "shadow"
 
     def around(self, inner: Handler) -> Handler:

@@ -109,6 +109,19 @@ async def test_a_route_may_be_batch() -> None:
     assert [request.done() for request in night] == [True, False, False]
 
 
+async def test_the_class_is_that_of_the_limit() -> None:
+    """Where pace names no class, the one of `concurrency_limit` is meant."""
+    bench = Bench(answer())
+    nightly = bench.route("nightly", pace=SLOW, concurrency_limit={"max": 9, "priority": "low"})
+    page = bench.route("page", pace=SLOW)
+    night = [nightly() for _ in range(3)]
+    await settle()
+    sent = page()
+    await bench.clock.advance(1)
+    assert sent.done()
+    assert [request.done() for request in night] == [True, False, False]
+
+
 async def test_batch_is_not_starved() -> None:
     """While interactive requests wait without end, each tenth turn is a batch request's."""
     bench = Bench(answer())

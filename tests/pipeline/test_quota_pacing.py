@@ -34,11 +34,11 @@ class Outcome:
     """Seconds that interactive requests took."""
 
 
-async def run(quota: Quota, style: str, **pace: object) -> Outcome:
+async def run(quota: Quota, style: str, limit: dict[str, object] | None = None, /, **pace: object) -> Outcome:
     bench = Bench()
     provider = Provider(bench.clock, quota, style)
     bench.script = [provider]
-    send = bench.route(pace={"batch_patience": "10m", **pace}, retry=RETRY)
+    send = bench.route(pace={"batch_patience": "10m", **pace}, retry=RETRY, concurrency_limit=limit)
     batch = [send(priority="u=7") for _ in range(BATCH)]
     seconds: list[float] = []
     statuses: set[int] = set()
@@ -97,3 +97,11 @@ async def test_a_rate_that_is_ten_times_too_high_is_left_behind(quota: str) -> N
     outcome = await run(QUOTAS[quota](), "retry_after", rate="600/m")
     assert outcome.refused <= 20
     assert min(outcome.minutes[2:]) >= 55
+
+
+async def test_batch_that_waits_leaves_permits_to_others() -> None:
+    """Who waits for a turn holds a permit; of these the limit keeps some for the class above."""
+    limit: dict[str, object] = {"max": 10, "queue": "10m"}
+    outcome = await run(FixedWindow(60, 60.0, offset=START), "openai", limit)
+    assert (min(outcome.minutes), outcome.statuses) == (60, {200})
+    assert outcome.p95 < 0.2
