@@ -158,6 +158,19 @@ def _parser() -> argparse.ArgumentParser:
     ca.add_argument(
         "--bundle", type=Path, metavar="FILE", help="write a copy of the bundle there, for others to read"
     )
+    doctor = command(
+        "doctor",
+        _doctor,
+        "call each policy host by each client there is, and tell which door leads here or what is missing",
+        "sidecar run -- sidecar doctor",
+        configured,
+    )
+    doctor.add_argument(
+        "--python",
+        default=sys.executable,
+        metavar="FILE",
+        help="the app's interpreter, whose packages are the clients (default: the sidecar's)",
+    )
     schema = command(
         "schema", _schema, "print JSON Schema, for editors", "sidecar schema policy > policy.schema.json"
     )
@@ -270,6 +283,20 @@ def _ca(arguments: argparse.Namespace) -> int:
     for line in trust.told(authority, loaded.hosts, loaded.egress, loaded.config.listen.intercept):
         print(line)
     return FINE
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    loaded = _loaded(arguments)
+    from sidecar import doctor
+
+    try:
+        lines, fine = doctor.run(loaded, arguments.python)
+    except (doctor.NoSidecar, OSError) as error:
+        print(f"sidecar: {error}", file=sys.stderr)
+        return FAILED
+    for line in lines:
+        print(line)
+    return FINE if fine else FAILED
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -215,6 +215,15 @@ class EgressRoutes:
         exchange.plane = "egress"
         return target.file.handler(exchange, target)
 
+    def based_for(self, host: str) -> str | None:
+        """The name of the policy file whose base URL stands for https to `host`."""
+        target = self._secure.get(host.encode())
+        return target.file.name if target is not None and target.file.only is target else None
+
+    def names(self, path: str) -> bool:
+        """Whether `path` begins as a base URL does, with the name of a policy file."""
+        return path[1:].partition("/")[0].encode("latin-1") in self._files
+
     @property
     def denies(self) -> bool:
         """Whether hosts that no file lists may not be called."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidecar.alternates import pools
 from sidecar.config.addresses import Address, Url
@@ -15,7 +16,7 @@ from sidecar.listeners.binding import CannotStart, binding
 from sidecar.listeners.calls import CallListener
 from sidecar.listeners.egress import EgressListener
 from sidecar.listeners.ingress import Limits, Listener
-from sidecar.listeners.intercept import InterceptListener, pass_through
+from sidecar.listeners.intercept import HTTPS, InterceptListener, pass_through
 from sidecar.telemetry.log import get_logger
 from sidecar.upstreams.anywhere import Anywhere
 from sidecar.upstreams.dial import EgressDial, Resolve, system_resolve
@@ -38,6 +39,10 @@ def _urls(policy: PolicyFile) -> list[Url]:
         return [policy.upstream]
     named = (listed.partition(":") for listed in policy.hosts)
     return [Url("https", host, int(port or 443)) for host, _, port in named]
+
+
+OVERRIDES: Final = 255
+"""Addresses 127.66.0.n that sidecars on one machine share among their apps: n is below this."""
 
 
 class EgressPlane:
@@ -88,6 +93,8 @@ class EgressPlane:
         self._limits = limits
         self._on_refused = on_refused
         self.listeners: list[Listener] = []
+        self.addresses: dict[str, tuple[Address, ...]] = {}
+        """Where the listeners listen, by their keys."""
         self.shown: dict[str, str] = {}
         """Where the listeners listen, for the log."""
 
@@ -184,7 +191,29 @@ class EgressPlane:
             with binding(key, address):
                 bound.append(await listener.start(address))
         self._bound += bound
+        self.addresses[key.removeprefix("listen.")] = tuple(bound)
         self.shown[key.removeprefix("listen.").replace(" ", "_")] = ", ".join(map(str, bound))
+
+    async def override(self) -> Address:
+        """Where a hosts override may lead: an address of this machine whose port 443 intercepts.
+
+        Where `listen.intercept` has none, a loopback address of its own is bound. Raises `CannotStart`.
+        """
+        for address in self.addresses.get("intercept", ()):
+            if address.port == HTTPS:
+                return address.reached
+        listener = self._intercept_listener()
+        for last in range(1, OVERRIDES):
+            try:
+                bound = await listener.start(Address(f"127.66.0.{last}", HTTPS))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise CannotStart(error.strerror or str(error)) from error
+                continue
+            self.listeners.append(listener)
+            self._bound.append(bound)
+            return bound
+        raise CannotStart("another process listens on port 443 of all addresses")
 
     def _egress_listener(self) -> EgressListener:
         return EgressListener(

@@ -13,6 +13,7 @@ import uvloop
 
 from sidecar.app import App
 from sidecar.child import FORWARDED, Child, interrupted_from_terminal
+from sidecar.child_start import led_child
 from sidecar.clock import SystemClock
 from sidecar.listeners.binding import CannotStart
 
@@ -42,7 +43,7 @@ async def serve(loaded: Loaded, command: Sequence[str]) -> int:
     try:
         if command:
             try:
-                child = await Child.start(command, os.environ, clock)
+                child = await Child.start(*await led_child(app, loaded, command, os.environ), clock)
             except OSError as error:
                 raise CannotStart(f"{command[0]}: {error.strerror}; is the command right?") from error
             app.log.info("started the app", command=command[0], pid=child.pid)

@@ -17,20 +17,21 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 
-from sidecar.config.addresses import Address
 from sidecar.listeners import certificates
 
 if TYPE_CHECKING:
+    from sidecar.config.addresses import Address
     from sidecar.listeners.authority import Authority
 
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\s[^-]+-----END CERTIFICATE-----")
-_USUAL: Final = (
+USUAL: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine, Arch
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL
     "/etc/ssl/ca-bundle.pem",  # openSUSE
     "/etc/ssl/cert.pem",  # macOS, BSD
 )
+"""Where systems have their roots, in one file."""
 REPLACES_ROOTS: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """Variables that name all that is trusted: OpenSSL, Python's ssl, aiohttp and httpx; requests; curl."""
 ADDS_ROOTS: Final = ("NODE_EXTRA_CA_CERTS",)
@@ -48,7 +49,7 @@ def system_roots(environment: Mapping[str, str]) -> bytes:
     A file that `SSL_CERT_FILE` names goes before the system's: a company's own, or our own bundle.
     """
     compiled = ssl.get_default_verify_paths().openssl_cafile
-    for name in (environment.get("SSL_CERT_FILE"), *_USUAL, compiled, _certifi()):
+    for name in (environment.get("SSL_CERT_FILE"), *USUAL, compiled, _certifi()):
         if name and (text := _read(name)):
             return b"".join(_without_ours(text))
     return b""
@@ -88,14 +89,14 @@ def told(
     for name, value in variables(authority.file, authority.bundle).items():
         yield f"export {name}={shlex.quote(value)}"
     if egress is not None and egress.unix is None:
-        proxy = Address("127.0.0.1" if egress.wildcard else egress.host, egress.port)
+        proxy = egress.reached
         yield "# Clients that heed a proxy (requests, httpx, curl, openai; not aiohttp by itself):"
         yield f"# export HTTP_PROXY=http://{proxy} HTTPS_PROXY=http://{proxy} NO_PROXY=localhost,127.0.0.1"
     if intercept:
         at = intercept[0]
         yield "# Clients that heed none, with these lines in /etc/hosts:"
         for host in hosts:
-            yield f"# {'127.0.0.1' if at.wildcard else at.host} {host}"
+            yield f"# {at.reached.host} {host}"
 
 
 def variables(file: Path, bundle_file: Path) -> dict[str, str]:

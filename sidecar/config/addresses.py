@@ -53,6 +53,11 @@ class Address:
         """Stands for every address of the machine."""
         return self.host in ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
+    @property
+    def reached(self) -> Address:
+        """What a client on this machine calls."""
+        return Address("::1" if ":" in self.host else "127.0.0.1", self.port) if self.wildcard else self
+
 
 @dataclass(frozen=True, slots=True)
 class Url:

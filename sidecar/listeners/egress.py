@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.config.addresses import Address
 from sidecar.errors import BadRequest
+from sidecar.listeners import probe
 from sidecar.listeners.intercept import Interceptor, Opening
 from sidecar.listeners.protocol import ServerProtocol
 from sidecar.upstreams.anywhere import parse_authority
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
     from sidecar.pipeline import Handler
 
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
+_BASED: Final = probe.answers(probe.BASE)
 
 
 class EgressListener(Interceptor):
     """Takes URLs, CONNECT and `/POLICY/…`."""
+
+    door = probe.PROXY
 
     def __init__(self, limits: Any, **settings: Any) -> None:
         """As `Interceptor`, without a route."""
@@ -54,6 +58,8 @@ class EgressListener(Interceptor):
                 return routes.refused(exchange, error)
             return routes.tunnelled(exchange)
         if request.host.lower() in self._own:
+            if request.path.endswith(probe.PATH) and routes.names(request.path):
+                return _BASED
             return routes.based(exchange)
         return routes.proxied(exchange)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from sidecar.errors import BadRequest, rescue
 from sidecar.exchange import Exchange, Request, Response
-from sidecar.listeners import hello, reply
+from sidecar.listeners import hello, probe, reply
 from sidecar.listeners.calls import CallListener, Routes
 from sidecar.listeners.hello import NotTls, read_hello
 from sidecar.listeners.parser import Incoming
@@ -31,6 +31,9 @@ HTTPS: Final = 443
 
 class Interceptor(CallListener):
     """A listener that can take TLS for the hosts of policies."""
+
+    door: ClassVar[str]
+    """By which its TLS comes in."""
 
     def __init__(
         self,
@@ -84,6 +87,8 @@ class Interceptor(CallListener):
 class InterceptListener(Interceptor):
     """TLS from the first byte."""
 
+    door = probe.HOSTS
+
     def protocol(self) -> asyncio.Protocol:
         return Opening(self)
 
@@ -95,6 +100,7 @@ class Door:
         """`host` with its port."""
         self._listener = listener
         self._host = host
+        self._probe = probe.answers(listener.door)
         self.clock = listener.clock
         self.limits: Limits = listener.limits
         self.loop = listener.loop
@@ -110,6 +116,8 @@ class Door:
         return self._listener.draining
 
     def route(self, exchange: Exchange) -> Handler:
+        if exchange.request.path.endswith(probe.PATH):
+            return self._probe
         return self._listener.routes().intercepted(self._host, exchange)
 
     def parser(self, on_body_end: Callable[[Incoming], None]) -> RequestParser:
