@@ -41,6 +41,7 @@ def test_the_order() -> None:
         "rate_limit",
         "fallback",
         "cache",
+        "overlap",
         "deadline",
         "retry",
         "circuit_breaker",
