@@ -231,14 +231,35 @@ import aiohttp
 from aiohttp import web
 
 async def work(request):
-    await asyncio.sleep(1)
+    at_work.set()
+    await go.wait()
     async with aiohttp.ClientSession() as session, session.get(sys.argv[2]) as reply:
         return web.json_response({"called": reply.status})
 
+async def begun(request):
+    await at_work.wait()
+    return web.Response()
+
+async def release(request):
+    go.set()
+    return web.Response()
+
+at_work, go = asyncio.Event(), asyncio.Event()
 app = web.Application()
 app.router.add_get("/work", work)
+app.router.add_get("/begun", begun)
+app.router.add_get("/release", release)
 web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 """
+
+
+async def until_refused(session: aiohttp.ClientSession, url: str) -> None:
+    """Returns once nobody listens there any more."""
+    while True:
+        try:
+            await session.get(url)
+        except aiohttp.ClientConnectorError:
+            return
 
 
 async def test_the_app_may_call_out_while_ingress_drains(tmp_path: Path) -> None:
@@ -266,11 +287,10 @@ async def test_the_app_may_call_out_while_ingress_drains(tmp_path: Path) -> None
         await until_connects(port)
         async with aiohttp.ClientSession() as session:
             working = asyncio.create_task(session.get(f"{sidecar.url}/work"))
-            await asyncio.sleep(0.3)
+            assert (await session.get(f"http://127.0.0.1:{port}/begun")).status == 200
             sidecar.send(signal.SIGTERM)
-            await asyncio.sleep(0.2)
-            with pytest.raises(aiohttp.ClientConnectorError):
-                await session.get(f"{sidecar.url}/work")
+            await until_refused(session, f"{sidecar.url}/begun")
+            assert (await session.get(f"http://127.0.0.1:{port}/release")).status == 200
             reply = await working
             assert await reply.json() == {"called": 200}
         assert await sidecar.end() == 0

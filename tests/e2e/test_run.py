@@ -153,18 +153,22 @@ async def test_sigterm_lets_requests_finish(start: Start, tmp_path: Path) -> Non
     app = TinyApp(tmp_path)
     await app.start()
     sidecar = await start(app.port)
-    slow = asyncio.create_task(_get_with_headers(sidecar.url + "/slow"))
-    await asyncio.sleep(0.2)
+    slow = asyncio.create_task(_get_with_headers(sidecar.url + "/gated/x"))
+    for _ in range(500):
+        if "/gated/x" in (await get(f"http://127.0.0.1:{app.port}/calls"))[1]:
+            break
+        await asyncio.sleep(0.02)
     sidecar.send(signal.SIGTERM)
-    await asyncio.sleep(0.1)
+    await until_status(sidecar.admin + "/health/ready", 503)
     with pytest.raises(aiohttp.ClientConnectorError):
         await get(sidecar.url + "/x")
-    assert (await get(sidecar.admin + "/health/ready"))[0] == 503
+    async with aiohttp.ClientSession() as http:  # past the sidecar: now it may answer
+        assert (await http.post(f"http://127.0.0.1:{app.port}/gated/x")).status == 204
     status, headers = await slow
     assert (status, headers["Connection"]) == (200, "close")
     assert await sidecar.end() == 0
     await app.end()
-    assert sidecar.requests()[-1]["path"] == "/slow"
+    assert sidecar.requests()[-1]["path"] == "/gated/x"
 
 
 async def _get_with_headers(url: str) -> tuple[int, dict[str, str]]:
