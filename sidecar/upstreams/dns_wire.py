@@ -8,8 +8,9 @@ server that is not there is not noticed, and their time-outs read the clock.
 from __future__ import annotations
 
 import asyncio
+import socket
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import dns.exception
 import dns.flags
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sidecar.config.addresses import Address
 
 _ANSWERS: Final = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
+_LARGEST_DATAGRAM: Final = 65535
 
 
 class Family(Enum):
@@ -92,46 +94,26 @@ def valid(name: str) -> bool:
 async def _over_udp(server: Address, query: dns.message.Message) -> dns.message.Message | None:
     """The response; None where it was truncated."""
     loop = asyncio.get_running_loop()
-    # A socket for each question: its port is part of what a forger would have to guess (RFC 5452, 9.2).
-    transport, protocol = await loop.create_datagram_endpoint(
-        lambda: _Question(query, loop.create_future()), remote_addr=(server.host, server.port)
-    )
-    try:
-        return await protocol.response
-    finally:
-        transport.close()
-
-
-class _Question(asyncio.DatagramProtocol):
-    """Waits for the response to a query: what else comes in is not looked at (RFC 5452, 9.1)."""
-
-    def __init__(
-        self, query: dns.message.Message, response: asyncio.Future[dns.message.Message | None]
-    ) -> None:
-        self._query = query
-        self.response = response
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.DatagramTransport, transport).sendto(self._query.to_wire())
-
-    def datagram_received(self, data: bytes, addr: object) -> None:
-        truncated = False
-        try:
-            response = dns.message.from_wire(data, ignore_trailing=True, raise_on_truncation=True)
-        except dns.message.Truncated as error:
-            response, truncated = error.message(), True  # type: ignore[no-untyped-call]
-        except (dns.exception.DNSException, ValueError):
-            return
-        if self._query.is_response(response) and not self.response.done():
-            self.response.set_result(None if truncated else response)
-
-    def error_received(self, exc: Exception) -> None:
-        if not self.response.done():
-            self.response.set_exception(exc)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.response.done():
-            self.response.set_exception(exc or ConnectionAbortedError("closed"))
+    # A socket for each question: its port is part of what a forger would have to guess (RFC 5452, 9.2). A
+    # plain one: a datagram transport whose making is cancelled stays open, and uvloop then never closes.
+    with socket.socket(
+        socket.AF_INET6 if ":" in server.host else socket.AF_INET, socket.SOCK_DGRAM
+    ) as asking:
+        asking.setblocking(False)
+        asking.connect((server.host, server.port))
+        asking.send(query.to_wire())
+        while True:  # what else comes in is not looked at (RFC 5452, 9.1)
+            data = await loop.sock_recv(asking, _LARGEST_DATAGRAM)
+            try:
+                response = dns.message.from_wire(data, ignore_trailing=True, raise_on_truncation=True)
+            except dns.message.Truncated as error:
+                if query.is_response(error.message()):  # type: ignore[no-untyped-call]
+                    return None
+            except (dns.exception.DNSException, ValueError):
+                continue
+            else:
+                if query.is_response(response):
+                    return response
 
 
 async def _over_tcp(server: Address, query: dns.message.Message) -> dns.message.Message:
