@@ -466,6 +466,15 @@ class Exchange:
         child.policy = self.policy
         return child
 
+    def would_reject(self, layer: str) -> bool:
+        """Notes that a layer in shadow mode would have refused; whether that is news.
+
+        What is refused is not repeated: further attempts at the same request would not have been made.
+        """
+        known = self.note_list is not None and (layer, "would-reject") in self.note_list
+        self.note(layer, "would-reject")
+        return not known
+
     def note(self, layer: str, decision: str) -> None:
         """Adds to the decision trail: which layer, and what out of the ordinary it decided.
 

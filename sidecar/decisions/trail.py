@@ -225,8 +225,9 @@ class _Walk:
             self._well = False
             self._add(UPSTREAM, f"error={facts.error}")
             return
-        status = 304 if facts.cache == "revalidated" else 200 if self._modified else facts.status
-        self._add(UPSTREAM, f"status={status}")
+        if facts.cache != "stale":  # else its status was not that of the answer, and was not noted
+            status = 304 if facts.cache == "revalidated" else 200 if self._modified else facts.status
+            self._add(UPSTREAM, f"status={status}")
         if "classify" in self._layers:
             self._add("classify", facts.verdict or "ok")
 

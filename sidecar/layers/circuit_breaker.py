@@ -90,14 +90,14 @@ def layer(place: Place) -> Layer | None:
     def around(inner: Handler) -> Handler:
         async def circuit_breaker(exchange: Exchange) -> Response:
             if shadow and exchange.note_list is not None and _WOULD_REJECT in exchange.note_list:
-                exchange.note(*_WOULD_REJECT)  # a refused attempt is not repeated: this one would not be
+                exchange.would_reject(_NAME)
                 return await inner(exchange)
             started = clock.now()
             permit = breaker.acquire(started)
             if permit is None:
                 exchange.breaker = breaker.state(started).value
                 if shadow:
-                    exchange.note(*_WOULD_REJECT)
+                    exchange.would_reject(_NAME)
                     cells.would_reject(_NAME)
                     return await inner(exchange)
                 exchange.note(_NAME, "rejected")

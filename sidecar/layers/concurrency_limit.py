@@ -51,8 +51,8 @@ def layer(place: Place) -> Layer | None:
         """`mode: shadow`: a permit in any case."""
         if not limit.try_acquire_as(priority_of(exchange.request.headers, default)):
             limit.take()
-            exchange.note(NAME, "would-reject")
-            cells.would_reject(NAME)
+            if exchange.would_reject(NAME):
+                cells.would_reject(NAME)
 
     def learn(limit: AdaptiveLimit, exchange: Exchange, response: Response) -> None:
         verdict = response.verdict

@@ -108,8 +108,8 @@ class _Pace:
         held = pacer.hold.left(now)
         expected = now if held else pacer.expected(now, low=low, ahead=0)
         if held or until < expected != NEVER:
-            exchange.note("pace", "would-reject")
-            self._route.would_reject("pace")
+            if exchange.would_reject("pace"):
+                self._route.would_reject("pace")
             return pacer.go_anyway(now, low=low)
         if now < expected != NEVER:
             exchange.note("pace", f"would-wait={expected - now:.3f}")

@@ -81,8 +81,8 @@ def layer(place: Place) -> Layer | None:
         raise RateUnknown(retry_after=UNKNOWN_RETRY)
 
     def would_reject(exchange: Exchange) -> None:
-        exchange.note(NAME, "would-reject")
-        cells.would_reject(NAME)
+        if exchange.would_reject(NAME):
+            cells.would_reject(NAME)
 
     def refuse(exchange: Exchange, ahead: float) -> None:
         exchange.note(NAME, "rejected")

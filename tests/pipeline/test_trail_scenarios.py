@@ -229,6 +229,43 @@ SCENARIOS: dict[str, Row] = {
     "counted here alone": Row(
         {"rate_limit": {"rate": "1/m", "shared": True}}, [answer()], 200, says="rate_limit;local"
     ),
+    # -- pace
+    "a turn in time": Row(
+        {"pace": {"rate": "1/s", "burst": 1, "patience": "5s"}},
+        [answer()],
+        200,
+        before=asked(1),
+        says="pace;waited=1.000",
+    ),
+    "no turn in time": Row(
+        {"pace": {"rate": "1/m", "burst": 1, "patience": "5s"}},
+        [answer()],
+        503,
+        before=asked(1),
+        says="pace;rejected=patience",
+    ),
+    "a quota that is used up": Row(
+        {"pace": {}, "classify": RULES},
+        [body("OVER_QUERY_LIMIT", error_message="daily quota")],
+        503,
+        before=asked(1),
+        says="pace;rejected=held",
+    ),
+    "a template while a quota is held": Row(
+        {"pace": {}, "classify": RULES, "fallback": [LATER]},
+        [body("OVER_QUERY_LIMIT", error_message="daily quota")],
+        200,
+        "respond",
+        before=asked(1),
+        says="pace;rejected=held",
+    ),
+    "no turn, in shadow": Row(
+        {"pace": {"rate": "1/m", "burst": 1, "patience": "5s", "mode": "shadow"}},
+        [answer()],
+        200,
+        before=asked(1),
+        says="pace;would-reject",
+    ),
     # -- cache
     "a miss": Row({"cache": CACHE}, [answer()], 200, says="cache;miss"),
     "a hit": Row({"cache": CACHE}, [answer(), RESET], 200, before=stored(5), says="cache;hit;status=200"),
@@ -516,6 +553,37 @@ async def test_a_route_that_answers_itself() -> None:
     assert conclude(trail) == (503, "")
     assert trail[0] == ("rate_limit", {"ok": True})
     assert log.lines == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "status", "rung", "says"),
+    [
+        (5.0, 200, "", "upstream;status=200, classify;ok, overlap;degraded=maps, fallback;ok"),
+        (15.0, 200, "stale", "overlap;degraded=maps, cache;stale;rung=stale;status=200, fallback;ok"),
+    ],
+)
+async def test_an_answer_made_while_a_call_of_the_app_failed(
+    seconds: float, status: int, rung: str, says: str
+) -> None:
+    """Marked, or replaced by what is stored: told in the order in which it was decided."""
+    bench = Bench(answer(), after(1.0, answer()))
+    bench.depends_on = frozenset({"maps"})
+    policies: dict[str, Any] = {"cache": CACHE, "fallback": [LATER]}
+    send = bench.route(**policies)
+    if rung:
+        await send()
+    else:
+        bench.script = bench.script[1:]
+    await bench.clock.advance(seconds)
+    sent = send()
+    bench.sent[-1].debug = True
+    await bench.clock.advance(0.5)
+    assert (await bench.calls_of_the_app("maps", RESET)()).status == 502
+    response = await bench.clock.complete(sent)
+    trail = told(response).rpartition(b", ")[0]
+    assert response.status == status
+    assert trail.decode().endswith(says)
+    assert conclude(parsed(trail)) == (status, rung)
 
 
 async def test_a_client_that_leaves() -> None:

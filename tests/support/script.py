@@ -104,6 +104,8 @@ class Bench:
         """What those attempts were for."""
         self.sent: list[Exchange] = []
         """What clients sent."""
+        self._tasks: list[asyncio.Task[Response]] = []
+        """What became of it: a task that waits for what never comes is held by nothing else."""
         self.others: dict[str, list[Outcome]] = {}
         """What the upstreams that fallbacks name come to, by their URL: in order, the last one for ever."""
         self.asked: list[tuple[str, Exchange]] = []
@@ -219,7 +221,9 @@ class Bench:
                 exchange.traceparent = (trace, b"01")
             if plane == "ingress":
                 self.sent.append(exchange)
-            return asyncio.ensure_future(handler(exchange))
+            task = asyncio.ensure_future(handler(exchange))
+            self._tasks.append(task)
+            return task
 
         return send
 
