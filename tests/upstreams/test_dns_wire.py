@@ -26,7 +26,7 @@ def _is_socket(link: Path) -> bool:
 
 @pytest.mark.parametrize("turns", range(5))
 async def test_a_question_given_up_leaves_no_socket(turns: int) -> None:
-    """However soon a look-up is cancelled, its socket is closed: a loop waits for ever for one in the making."""
+    """However soon a look-up is cancelled, its socket is closed: a loop waits for one in the making."""
     async with DnsServer(silence) as server:
         before = sockets()
         question = asyncio.ensure_future(ask(server.address, "example.com", Family.V4))
