@@ -225,7 +225,7 @@ async def test_a_route_that_the_sidecar_answers(tmp_path: Path, programs: list[P
 
 
 async def test_a_quota_that_is_used_up(tmp_path: Path, programs: list[Program]) -> None:
-    """The shipped rules and ladder for OpenAI: one call, none while the quota is held, and answers within 50 ms."""
+    """The shipped rules and ladder for OpenAI: one call, then a hold, and answers within 50 ms."""
     calls = 0
     error = {"type": "insufficient_quota", "code": "insufficient_quota", "message": "no credit"}
 
