@@ -97,7 +97,7 @@ class QuotaWindow:
         self._since = NO_ONE
         """The last request sent before the last reset."""
         self._unheard = 0
-        """Answers since then of which it was not clear what they speak of."""
+        """Requests of which it is not clear on which side of the next reset they count."""
         self._inherited = 0
         """Requests that may have been counted on either side of the last reset."""
 
@@ -117,7 +117,8 @@ class QuotaWindow:
                 self.reset_at += length
             # Those under way may be counted in the new window, and those that were not listened to.
             inherited = under_way + self._unheard
-            self.credit = max(max(min(self.limit, self.renewal), 1.0) - inherited, 0.0)
+            whole = max(min(self.limit, self.renewal), 1.0)
+            self.credit = max(whole - inherited, 0.0 if under_way else 1.0)
             self.stale = True
             self._since, self._inherited, self._unheard = sent, inherited, 0
 
@@ -147,26 +148,27 @@ class QuotaWindow:
         past = number <= self._since and sent_at + quota.reset <= now
         beside = sent_at <= self._told_at and remaining > self._told and not self.stale
         if number < self._newest or past or beside:
-            if self.stale:
-                self._unheard += 1
-            elif not self.refill:  # all the same it may have been counted later
+            self._unheard += 1
+            if not (self.stale or self.refill):  # all the same it may have been counted later
                 self._soonest = max(self._soonest, sent_at + quota.reset)
                 self.reset_at = max(self.reset_at, self._soonest)
             return
         self._newest, self._at = number, now
-        self._told, self._told_at, self._unheard = remaining, now, 0
+        self._told, self._told_at = remaining, now
         limit = float(quota.limit) if quota.limit is not None else max(self.limit, remaining + 1.0)
         if limit != self.limit:
-            self.limit, self.refill = limit, 0.0
+            self.limit, self.refill, self.length = limit, 0.0, 0.0
+        # After a slow answer its window may be over by now: the end that it speaks of brings nothing back.
+        over = sent_at + quota.reset <= now and now - sent_at > COARSE
+        self._unheard = int(limit - remaining) if over else 0
         self._place(quota, now, number, sent_at)
         if self.stale:
             self.stale = self.alone = False
             self.finder = NO_ONE
-            if self._since == NO_ONE:
-                self.length = quota.window or quota.reset
-            else:  # the first word after a reset: so much it brought at most, and lasts so long
+            if self._since != NO_ONE:  # the first word after a reset: so much it brought at most
                 self.renewal = remaining + (sent - self._since) + self._inherited
-                self.length = quota.reset
+            whole = self.renewal > self.limit / 2
+            self.length = max(self.length, quota.reset, quota.window or 0.0) if whole else quota.reset
         self.credit = min(max(self.credit, remaining - doubt, 0.0), remaining)
         if self.reset_at > now + LONGEST:
             self.reset_at, self.alone = now + LONGEST, True

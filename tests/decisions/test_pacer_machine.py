@@ -25,8 +25,9 @@ class Sent:
 class BesideAProvider(RuleBasedStateMachine):
     """A provider that states its quota, and a pacer that has seen one answer of it.
 
-    Requests take any time to the provider and any time back, and overtake one another. A bucket's reset is
-    known to within the time that they take there, so to a bucket they take none.
+    Requests take any time to the provider and any time back, in all no longer than a window, and overtake
+    one another. A bucket's reset is known to within the time that they take there, so to a bucket they take
+    none.
     """
 
     @initialize(
@@ -70,9 +71,17 @@ class BesideAProvider(RuleBasedStateMachine):
 
     @rule(sixteenths=st.one_of(st.integers(0, 8), st.integers(0, 200)))
     def wait(self, sixteenths: int) -> None:
+        self.pass_time(self.now + sixteenths / 16)
+
+    def pass_time(self, until: float) -> None:
         while isinstance(self.provider, TokenBucket) and any(it.count is None for it in self.on_the_way):
             self.arrives(0)
-        self.now += sixteenths / 16
+        while self.on_the_way and self.on_the_way[0].mark[2] < until - self.seconds:
+            if self.on_the_way[0].count is None:
+                self.arrives(0)
+            counted = [it for it in self.on_the_way if it.count is not None]
+            self.comes_back(counted.index(self.on_the_way[0]))
+        self.now = until
 
     @rule(low=st.booleans(), many=st.integers(1, 15))
     def requests_come(self, low: bool, many: int) -> None:
