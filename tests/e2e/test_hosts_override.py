@@ -18,7 +18,7 @@ import pytest
 from sidecar.config.addresses import Address
 from tests.support.dns import DnsServer, records
 from tests.support.origin import Origin
-from tests.support.processes import Sidecar, free_port
+from tests.support.processes import Sidecar, free_port, until_connects
 
 HOST: Final = "api.provider.example"
 HOSTS: Final = f"127.0.0.1 localhost\n127.0.0.1 {HOST}\n127.0.0.3 bridge\n"
@@ -90,6 +90,7 @@ async def test_past_the_hosts_file(tmp_path: Path) -> None:
         sidecar.command = [*prefix, *sidecar.command]
         await sidecar.start()
         try:
+            await until_connects(egress)
             base = f"http://127.0.0.1:{egress}/provider"
             assert await ask(f"{base}/x") == (200, "provider")
             assert (HOST, "A") in server.asked
