@@ -125,6 +125,12 @@ def sidecar(program: str, place: Place) -> list[str]:
     ]
 
 
+def layered(program: str, place: Place) -> list[str]:
+    policy = place.fill("layered.yaml")
+    settings = place.fill("sidecar.yaml", POLICIES=f"[{policy.name}]")
+    return [program, "-m", "sidecar", "run", "-c", str(settings)]
+
+
 def bare(program: str, place: Place) -> list[str]:
     return [program, "-m", "sidecar", "run", "-c", str(place.fill("sidecar.yaml", POLICIES="[]"))]
 
@@ -147,6 +153,16 @@ PROXIES = (
         SIDECAR,
         counts=True,
         caches=True,
+    ),
+    Proxy(
+        "layered",
+        "sidecar, all layers",
+        "as sidecar, and rate limit, ladder, rules, adaptive limit, hedging and pace, with nothing to do",
+        find_sidecar,
+        "run from the repository",
+        layered,
+        SIDECAR,
+        counts=True,
     ),
     Proxy(
         "bare",
