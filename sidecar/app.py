@@ -10,6 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
 from sidecar.admin import api as admin
+from sidecar.admin.breaker_pages import BreakerPages, Breakers
+from sidecar.admin.cache_pages import CachePages
+from sidecar.admin.config_pages import ConfigPages, InForce
+from sidecar.admin.fault_pages import FaultPages
+from sidecar.admin.health_pages import HealthPages, MetricsPages
 from sidecar.alternates import pools
 from sidecar.caching.cache import Caching
 from sidecar.caching.control import Control
@@ -41,6 +46,9 @@ from sidecar.upstreams.pool import Upstream
 from sidecar.upstreams.tls import tls_context
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidecar.admin.route import Subject
     from sidecar.config.load import Loaded
     from sidecar.config.schema import PolicyFile
     from sidecar.errors import ClientError
@@ -142,6 +150,8 @@ class App:
             access_log=self.access_log,
             version=_version(),
         )
+        self.breakers = Breakers(self.metrics, clock)
+        self.in_force = InForce(loaded, 1, clock.wall())
         self.admin: admin.AdminServer | None = None
         self._drained_by = 0.0
         self._ticker: asyncio.Task[None] | None = None
@@ -232,12 +242,8 @@ class App:
         with binding("listen.admin", listen.admin):
             self.admin = await admin.start(
                 listen.admin,
-                health=self.health,
-                collector=self.collector,
+                self._subjects(),
                 version=_version(),
-                cache=self.cache_control if self.caching.in_use else None,
-                faults=self.services.state.faults,
-                production=self.config.environment == "production",
                 token=token.get_secret_value() if token is not None else None,
             )
         if self.caching.in_use:
@@ -254,6 +260,16 @@ class App:
             app=str(self.config.app.url),
             environment=self.config.environment,
         )
+
+    def _subjects(self) -> Iterator[Subject]:
+        """What the admin listener tells of and lets be acted upon."""
+        production = self.config.environment == "production"
+        yield HealthPages(self.health)
+        yield MetricsPages(self.collector)
+        yield CachePages(self.cache_control if self.caching.in_use else None)
+        yield BreakerPages(self.breakers)
+        yield FaultPages(self.services.state.faults, production=production)
+        yield ConfigPages(lambda: self.in_force)
 
     async def _tick(self) -> None:
         limits = self.config.limits

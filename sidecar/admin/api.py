@@ -1,28 +1,23 @@
-"""The admin listener: an aiohttp application over `Pages`, beside the data plane and apart from it."""
+"""The admin listener: an aiohttp application over the routes of its subjects, apart from the data plane."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from aiohttp import web
 
-from sidecar.admin.cache_pages import LARGEST, PURGE, WARM, CacheControl, same_site
-from sidecar.admin.fault_pages import FAULTS, FaultControl
-from sidecar.admin.page import Page, problem_page
+from sidecar.admin.openapi import PATH as OPENAPI
+from sidecar.admin.openapi import describe
+from sidecar.admin.page import JSON, Page, problem_page
 from sidecar.admin.pages import Pages
-from sidecar.admin.token import may_act
+from sidecar.admin.route import LARGEST, Route, Subject, audited, in_json, showing
+from sidecar.admin.stream import HEADERS, OPEN, Open
+from sidecar.admin.token import may_act, same_site
 from sidecar.config.addresses import Address
 from sidecar.telemetry.log import get_logger
 
-if TYPE_CHECKING:
-    from sidecar.telemetry.collector import Collector
-    from sidecar.telemetry.health import Health
-
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-
-_ACTING = (PURGE, WARM, FAULTS)
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_Whole = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class AdminServer:
@@ -35,28 +30,24 @@ class AdminServer:
         self.pages = pages
 
     async def close(self) -> None:
-        """Stops listening; answers in flight get a moment."""
+        """Stops listening; answers in flight get a moment, streams end."""
         await self._runner.cleanup()
 
 
 async def start(
-    address: Address,
-    *,
-    health: Health,
-    collector: Collector,
-    version: str,
-    cache: CacheControl | None = None,
-    faults: FaultControl | None = None,
-    token: str | None = None,
-    production: bool = False,
+    address: Address, subjects: Iterable[Subject], *, version: str, token: str | None = None
 ) -> AdminServer:
     """Binds `address` and serves. Raises OSError where it cannot be bound.
 
-    `token` is what a POST must carry; None: nothing. In `production` no fault can be set.
+    `token` is what all that acts must carry; None: nothing.
     """
-    pages = Pages(health, collector, version=version, cache=cache, faults=faults, production=production)
+    routes = [route for subject in subjects for route in subject.routes()]
+    routes.append(
+        showing(OPENAPI, lambda _: document, "This document.", {"200": in_json("OpenAPI 3.1.")}),
+    )
+    document = Page(200, JSON, describe(version, routes))
     runner = web.AppRunner(
-        _application(pages, token),
+        _application(routes, token),
         access_log=None,
         handle_signals=False,
         shutdown_timeout=1.0,
@@ -75,21 +66,22 @@ async def start(
         raise
     if address.unix is None:
         address = Address(address.host, runner.addresses[0][1])
-    return AdminServer(runner, address, pages)
+    return AdminServer(runner, address, Pages(routes))
 
 
-def _application(pages: Pages, token: str | None) -> web.Application:
+def _application(routes: Iterable[Route], token: str | None) -> web.Application:
     log = get_logger("sidecar.admin")
+    there = ", ".join(dict.fromkeys(route.path for route in routes))
 
     @web.middleware
-    async def rescue(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def rescue(request: web.Request, handler: _Whole) -> web.StreamResponse:
         """Errors of this listener are JSON too."""
         try:
             return await handler(request)
         except web.HTTPNotFound:
-            there = dict.fromkeys((*pages.paths, *_ACTING))
-            detail = f"nothing is at {request.path}; there are {', '.join(there)}"
-            return _response(problem_page(404, "Not Found", detail))
+            return _response(
+                problem_page(404, "Not Found", f"nothing is at {request.path}; there are {there}")
+            )
         except web.HTTPMethodNotAllowed as error:
             allow = ", ".join(sorted(error.allowed_methods))
             response = _response(problem_page(405, error.reason, f"{request.path} takes {allow}"))
@@ -101,36 +93,69 @@ def _application(pages: Pages, token: str | None) -> web.Application:
             log.exception("unexpected error", path=request.path)
             return _response(problem_page(500, "Internal Server Error", "the log says more"))
 
-    async def show(request: web.Request) -> web.StreamResponse:
-        page = pages.get(request.path, ",".join(request.headers.getall("Accept", [])))
-        if page is None:  # a path that is percent-encoded routes by its decoded form
-            raise web.HTTPNotFound
-        return _response(page)
+    def looking(route: Route) -> _Whole:
+        async def look(request: web.Request) -> web.StreamResponse:
+            return _whole(await route.handler(request))
 
-    async def act(request: web.Request) -> web.StreamResponse:
-        headers = request.headers
-        site = (headers.get("Origin", ""), headers.get("Sec-Fetch-Site", ""), headers.get("Host", ""))
-        if not same_site(*site, named=token is not None):
-            return _response(problem_page(403, "Forbidden", "a page of another site may not act here"))
-        if not may_act(headers.get("Authorization", ""), token):
-            detail = "this takes the header Authorization: Bearer, with the admin.token of the configuration"
-            response = _response(problem_page(401, "Unauthorized", detail))
-            response.headers["WWW-Authenticate"] = 'Bearer realm="sidecar admin"'
+        return look
+
+    def acting(route: Route) -> _Whole:
+        async def act(request: web.Request) -> web.StreamResponse:
+            status = 500
+            try:
+                response = _refusal(request, token) or _whole(await route.handler(request))
+                status = response.status
+            except web.HTTPException as error:
+                status = error.status
+                raise
+            finally:
+                event, facts = audited(request)
+                told: dict[str, Any] = {**request.match_info, **facts, "client": request.remote or "unix"}
+                told |= {"act": f"{route.method} {route.path}", "status": status, "outcome": _outcome(status)}
+                # A warning, so that `logging.level` hides it only where nobody wants to know anything.
+                log.warning(event, **told)
             return response
-        body = await request.read()
-        if request.path == FAULTS:
-            return _response(pages.faults.act(body, request.remote or "unix"))
-        return _response(await pages.cache.act(request.path, body))
+
+        return act
 
     application = web.Application(middlewares=[rescue], client_max_size=LARGEST)
-    for path in _ACTING:
-        application.router.add_post(path, act)
-    for path in pages.paths:
-        application.router.add_get(path, show)
+    application[OPEN] = streams = Open()
+    application.on_shutdown.append(streams.close)
+    for route in routes:
+        if route.acting:
+            application.router.add_route(route.method, route.path, acting(route))
+        else:
+            application.router.add_get(route.path, looking(route))
     return application
+
+
+def _refusal(request: web.Request, token: str | None) -> web.Response | None:
+    """The answer to whoever may not act; None for who may."""
+    headers = request.headers
+    site = (headers.get("Origin", ""), headers.get("Sec-Fetch-Site", ""), headers.get("Host", ""))
+    if not same_site(*site, named=token is not None):
+        return _response(problem_page(403, "Forbidden", "a page of another site may not act here"))
+    if not may_act(headers.get("Authorization", ""), token):
+        detail = "this takes the header Authorization: Bearer, with the admin.token of the configuration"
+        response = _response(problem_page(401, "Unauthorized", detail))
+        response.headers["WWW-Authenticate"] = 'Bearer realm="sidecar admin"'
+        return response
+    return None
+
+
+def _outcome(status: int) -> str:
+    if status < 400:
+        return "done"
+    if status in (401, 403):
+        return "refused"
+    return "invalid" if status < 500 else "failed"
+
+
+def _whole(answer: Page | web.StreamResponse) -> web.StreamResponse:
+    return _response(answer) if isinstance(answer, Page) else answer
 
 
 def _response(page: Page) -> web.Response:
     return web.Response(
-        status=page.status, body=page.body, headers={**_HEADERS, "Content-Type": page.content_type}
+        status=page.status, body=page.body, headers={**HEADERS, "Content-Type": page.content_type}
     )

@@ -1,21 +1,56 @@
-"""What the admin listener says and does about the cache, as values: any listener can serve them."""
+"""What the admin listener says and does about the cache."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Protocol
-from urllib.parse import urlsplit
 
-import orjson
+from aiohttp import web
 
-from sidecar.admin.page import Page, json_page, problem_page
+from sidecar.admin.page import JSON, Page, json_page, problem_page
+from sidecar.admin.route import (
+    BAD_BODY,
+    COUNT,
+    TEXT,
+    Handler,
+    Route,
+    Schema,
+    Takes,
+    audit,
+    in_json,
+    problem,
+    showing,
+)
+from sidecar.config.order import members
+from sidecar.telemetry.redact import redact_url
 
 STATS: Final = "/admin/cache/stats"
 PURGE: Final = "/admin/cache/purge"
 WARM: Final = "/admin/cache/warm"
-LARGEST: Final = 1 << 18
-"""Bytes of a request's body."""
+_PURGE: Final[Schema] = {
+    "type": "object",
+    "additionalProperties": False,
+    "minProperties": 1,
+    "maxProperties": 1,
+    "properties": {
+        "key": {**TEXT, "description": "One stored answer, as `sidecar explain` prints its key."},
+        "prefix": {**TEXT, "description": "All whose key begins so."},
+        "tag": {**TEXT, "description": "All that carry the tag."},
+        "url": {**TEXT, "description": "All that answer a GET of this URL."},
+        "namespace": {**TEXT, "description": "All of the namespace."},
+    },
+}
+_WARM: Final[Schema] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "urls": {
+            "type": "array",
+            "items": TEXT,
+            "description": "Absent: what is configured, and what was most wanted.",
+        }
+    },
+}
 _SELECTORS: Final = ("key", "prefix", "tag", "url", "namespace")
 _EXAMPLE: Final = 'send for example {"tag": "candidate:42"}'
 
@@ -56,50 +91,65 @@ class CachePages:
     def __init__(self, cache: CacheControl | None) -> None:
         self._cache = cache
 
-    def stats(self) -> Page:
+    def routes(self) -> Iterator[Route]:
+        yield showing(
+            STATS,
+            self._stats,
+            "What the cache holds and how it is used.",
+            {"200": in_json("Counters since the start, by namespace too.")},
+        )
+        yield _acting(PURGE, self._purge, "Drops stored answers.", _PURGE, "200", "purged", required=True)
+        yield _acting(
+            WARM, self._warm, "Fetches URLs ahead of time.", _WARM, "202", "warming", required=False
+        )
+
+    def _stats(self, _: str) -> Page:
         return json_page({"enabled": False} if self._cache is None else self._cache.stats())
 
-    async def act(self, path: str, body: bytes) -> Page:
-        """The answer to a POST at `PURGE` or `WARM`, once it is done or begun."""
+    async def _purge(self, request: web.Request) -> Page:
+        """Answers once it is done."""
         try:
-            asked = _members(body)
-            if path == PURGE:
-                selector = _selector(asked)
-                return _without() if self._cache is None else _purged(await self._cache.purge(**selector))
-            urls = _to_warm(asked)
-            return _without() if self._cache is None else _warming(self._cache.warm(urls))
+            selector = _selector(_members(await request.read()))
+            shown = {name: redact_url(value) for name, value in selector.items()}
+            audit(request, "cache purge", **shown)
+            if self._cache is None:
+                return _without()
+            count = await self._cache.purge(**selector)
         except ValueError as error:
             return problem_page(400, "Bad Request", str(error))
+        audit(request, "cache purge", **shown, purged=count)
+        return json_page({"purged": count})
+
+    async def _warm(self, request: web.Request) -> Page:
+        """Answers once it is begun."""
+        try:
+            urls = _to_warm(_members(await request.read()))
+            if self._cache is None:
+                return _without()
+            count = self._cache.warm(urls)
+        except ValueError as error:
+            return problem_page(400, "Bad Request", str(error))
+        audit(request, "cache warm", warming=count)
+        return json_page({"warming": count}, 202)
 
 
-def same_site(origin: str, fetch_site: str, host: str, *, named: bool) -> bool:
-    """Whether a POST may come from where it says, by `Origin`, `Sec-Fetch-Site` and `Host`.
-
-    A browser sends `Origin` with every POST (Fetch, 3.2), other clients send none: no page of somebody
-    else can act through the browser of one who may reach the admin listener. Unless hosts may be
-    `named`, they are addresses or `localhost`: any other name may be made to lead here by its owner.
-    """
-    if fetch_site and fetch_site not in ("same-origin", "none"):
-        return False
-    if not origin:
-        return True
-    try:
-        parts = urlsplit(origin)
-        if parts.netloc.lower() != host.lower():
-            return False
-        if not named and parts.hostname != "localhost":
-            ip_address(parts.hostname or "")
-    except ValueError:
-        return False
-    return True
-
-
-def _purged(count: int) -> Page:
-    return json_page({"purged": count})
-
-
-def _warming(count: int) -> Page:
-    return json_page({"warming": count}, 202)
+def _acting(
+    path: str, handler: Handler, summary: str, asked: Schema, status: str, count: str, *, required: bool
+) -> Route:
+    """A POST that takes `asked` and answers with a count."""
+    answer = {"type": "object", "required": [count], "properties": {count: COUNT}}
+    return Route(
+        method="POST",
+        path=path,
+        handler=handler,
+        summary=summary,
+        takes=Takes({JSON: asked}, required),
+        answers={
+            status: in_json("Done, or begun.", answer),
+            "400": BAD_BODY,
+            "409": problem("No route has a cache."),
+        },
+    )
 
 
 def _without() -> Page:
@@ -107,15 +157,7 @@ def _without() -> Page:
 
 
 def _members(body: bytes) -> Mapping[str, object]:
-    if not body.strip():
-        return {}
-    try:
-        asked = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"the body is not JSON: {error} ({_EXAMPLE})") from None
-    if not isinstance(asked, dict):
-        raise ValueError(f"the body is not a JSON object ({_EXAMPLE})")  # noqa: TRY004 - as all here
-    return asked
+    return members(body, _EXAMPLE) if body.strip() else {}
 
 
 def _selector(asked: Mapping[str, object]) -> dict[str, str]:

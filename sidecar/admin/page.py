@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
-JSON = "application/json"
-PROBLEM = "application/problem+json"
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
 
 
 class Page(NamedTuple):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final, Literal, NamedTuple
-
-import orjson
 
 from sidecar.config.base import Model, setting
 from sidecar.config.fault_lint import findings
 from sidecar.config.fault_policy import Expires, Fault
-from sidecar.config.positions import read
-from sidecar.config.validate import validate
+from sidecar.config.order import members
+from sidecar.config.order import order as read_as
 
 EXAMPLE: Final = (
     'send for example {"route": "geocode", "fault": {"percent": "20%", "delay": "2s"}, "expires": "5m"}'
@@ -39,18 +36,10 @@ class Order(NamedTuple):
 
 def read_order(body: bytes) -> Order:
     """The order in a JSON body. Raises ValueError with all that is wrong, in words for whoever asked."""
-    try:
-        asked = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"the body is not JSON: {error} ({EXAMPLE})") from None
-    if not isinstance(asked, dict) or "fault" not in asked:
-        raise ValueError(f'the body is no JSON object with the member "fault" ({EXAMPLE})')
-    given = {key: value for key, value in asked.items() if value is not None}
-    tree, problems = read(orjson.dumps(given).decode(), "")
-    order, wrong = validate(_Order, tree, Path())
-    problems += wrong
-    if problems or order is None:
-        raise ValueError("; ".join(f"{it.path}: {it.text}" if it.path else it.text for it in problems))
+    asked = members(body, EXAMPLE)
+    if "fault" not in asked:
+        raise ValueError(f"fault: it is missing ({EXAMPLE})")
+    order = read_as(asked, _Order)
     if order.route is not None and order.upstream is not None:
         raise ValueError("name a route or an upstream, not both")
     fault = order.fault

@@ -17,11 +17,14 @@ _JSON: Final = ".json"
 def settings_of(
     values: Mapping[str, Any], prefix: str, origins: Mapping[str, Origin]
 ) -> list[tuple[str, str, str]]:
-    """Each setting with its value and where that was written; secrets are not shown."""
+    """Each setting with its value and where that was written; secrets are not shown.
+
+    `prefix` is where `values` are in `origins`; empty for sidecar.yaml as a whole.
+    """
     rows: list[tuple[str, str, str]] = []
 
     def visit(path: str, value: object) -> None:
-        full = f"{prefix}.{path}"
+        full = f"{prefix}.{path}" if prefix else path
         origin = origins.get(full)
         if isinstance(value, dict) and not path.endswith(_JSON):
             for key, inner in value.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,11 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sidecar.admin.api import AdminServer, start
-from sidecar.admin.cache_pages import CacheControl
+from sidecar.admin.breaker_pages import BreakerPages, Breakers
+from sidecar.admin.cache_pages import CacheControl, CachePages
+from sidecar.admin.fault_pages import FaultControl, FaultPages
+from sidecar.admin.health_pages import HealthPages, MetricsPages
+from sidecar.admin.route import Subject
 from sidecar.clock import SystemClock
 from sidecar.config.addresses import Address
 from sidecar.decisions.breaker import Breaker, State
@@ -47,7 +51,7 @@ class Admin:
     """A sidecar without its data plane."""
 
     def __init__(self) -> None:
-        clock = SystemClock()
+        self.clock = clock = SystemClock()
         system = System(clock)
         self.metrics = Metrics()
         self.probe = Switch()
@@ -55,6 +59,7 @@ class Admin:
         self.collector = Collector(
             self.metrics, clock=clock, system=system, access_log=AccessLog(None, clock), version="1.2.3"
         )
+        self.breakers = Breakers(self.metrics, clock)
         self.server: AdminServer
 
     async def start(
@@ -62,17 +67,19 @@ class Admin:
         address: Address,
         cache: CacheControl | None = None,
         token: str | None = None,
-        **settings: Any,
+        faults: FaultControl | None = None,
+        *,
+        production: bool = False,
+        subjects: Sequence[Subject] = (),
     ) -> None:
-        self.server = await start(
-            address,
-            health=self.health,
-            collector=self.collector,
-            version="1.2.3",
-            cache=cache,
-            token=token,
-            **settings,
-        )
+        usual: list[Subject] = [
+            HealthPages(self.health),
+            MetricsPages(self.collector),
+            CachePages(cache),
+            FaultPages(faults, production=production),
+            BreakerPages(self.breakers),
+        ]
+        self.server = await start(address, [*usual, *subjects], version="1.2.3", token=token)
 
     def find(self, sign: Sign, times: int = 1) -> None:
         for _ in range(times):
@@ -234,7 +241,7 @@ async def test_a_bug_is_a_json_500(admin: Admin, client: aiohttp.ClientSession) 
 async def test_an_address_in_use_is_an_error_at_once(admin: Admin) -> None:
     """The start fails with the operating system's error, and leaves nothing behind."""
     with pytest.raises(OSError, match="in use"):
-        await start(admin.server.address, health=admin.health, collector=admin.collector, version="")
+        await start(admin.server.address, [HealthPages(admin.health)], version="")
 
 
 async def test_it_listens_on_a_unix_socket(tmp_path: Path) -> None:
