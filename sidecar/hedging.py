@@ -4,9 +4,10 @@
 request. As in gRPC (proposal A6) a failure that may be mended leaves the other attempts going, and all are
 paid from the retry budget.
 
-The first attempt runs where it would run anyway: in the request's own task, which costs a timer. Only a
-hedge has a task, and an exchange, of its own: the layers below write to both. When a hedge wins, the first
-attempt is cancelled as `attempt_timeout` does it: by cancelling the task, and taking that back above it.
+The first attempt runs where it would run anyway: in the request's own task, and costs an entry in a
+dictionary; one timer for all of a route's attempts finds those that are slow. Only a hedge has a task, and
+an exchange, of its own: the layers below write to both. When a hedge wins, the first attempt is cancelled
+as `attempt_timeout` does it: by cancelling the task, and taking that back above it.
 """
 
 from __future__ import annotations
@@ -17,33 +18,44 @@ from typing import TYPE_CHECKING, Final
 from sidecar.decisions.trail import HEDGE
 from sidecar.decisions.verdict import OUTCOMES, Outcome, Verdict
 from sidecar.errors import SidecarError, UpstreamError
-from sidecar.exchange import Exchange
+from sidecar.exchange import Exchange, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.clock import Clock, Timer
     from sidecar.decisions.quantile import Quantile
-    from sidecar.exchange import Response
     from sidecar.pipeline import Handler
     from sidecar.telemetry.metrics import RouteCells
 
 LEAST_DELAY: Final = 0.001
 """Seconds: as Finagle, no hedge is sent sooner."""
+LONGEST_SWEEP: Final = 0.1
+"""Seconds after which attempts are looked at again where the delay is an estimate, which may have fallen."""
 
+_current_task = asyncio.current_task
 _OF_AN_ATTEMPT: Final = ("address", "attempt_started", "breaker", "upstream", "upstream_seconds", "verdict")
 """Slots of an exchange that the last attempt writes."""
+
+
+Flight = tuple[float, asyncio.Task[object] | None, int, int]
+"""An attempt under way that is not slow yet: `Clock.now()` when it began, or before; the task that runs it;
+the request's attempts, this one included; and how many of these are hedges.
+"""
 
 
 class Hedging:
     """The hedging of one route, bound when its pipeline is compiled."""
 
     __slots__ = (
+        "_flights",
+        "_timer",
         "attempts",
         "cells",
         "clock",
         "fixed",
         "inner",
+        "land",
         "latency",
         "loop",
         "mendable",
@@ -78,12 +90,49 @@ class Hedging:
         self.objection = objection
         self.clock = clock
         self.cells = cells
+        self._flights: dict[Exchange, Flight | Race] = {}
+        """In the order of their beginning."""
+        self._timer: Timer | None = None
+        self.land: Callable[[Exchange], Flight | Race] = self._flights.pop
+        """To be called once an attempt is over that `depart` was told of; what a `Race` is given decides."""
 
     @property
     def delay(self) -> float:
         """Seconds after which an attempt is slow; 0 while that cannot be told."""
         seconds = self.fixed if self.latency is None else self.latency.value
         return seconds if seconds > LEAST_DELAY or not seconds else LEAST_DELAY
+
+    def left(self, attempts: int, hedges: int) -> int:
+        """Hedges that a request may still have after so many attempts, `hedges` of which were hedges."""
+        return min(self.attempts - attempts, self.most - hedges)
+
+    def depart(self, exchange: Exchange, since: float, attempts: int, hedges: int) -> None:
+        """An attempt begins, which may be hedged: there are hedges left. The rest: see `Flight`."""
+        exchange.attempt_started = 0.0
+        self._flights[exchange] = (since, _current_task(self.loop), attempts, hedges)
+        if self._timer is None and (delay := self.delay):
+            self._timer = self.clock.arm(since + delay, self._sweep)
+
+    def _sweep(self) -> None:
+        """Finds the attempts that are slow, and starts a race for each."""
+        self._timer = None
+        delay, now = self.delay, self.clock.now()
+        slow: list[tuple[Exchange, Flight]] = []
+        at = None
+        for exchange, flight in self._flights.items():
+            if isinstance(flight, Race):
+                continue
+            if flight[0] + delay > now:  # those that follow began later
+                at = flight[0] + delay
+                break
+            slow.append((exchange, flight))
+        if at is not None:
+            if self.latency is not None and at > now + LONGEST_SWEEP:
+                at = now + LONGEST_SWEEP
+            self._timer = self.clock.arm(at, self._sweep)
+        for exchange, flight in slow:
+            race = self._flights[exchange] = Race(self, exchange, flight)
+            race.start()
 
     async def attempt(self, exchange: Exchange) -> Response:
         return await self.inner(exchange)
@@ -107,15 +156,14 @@ class Race:
         "sent",
     )
 
-    def __init__(self, hedging: Hedging, exchange: Exchange, attempts: int, hedges: int) -> None:
-        """Of the request's `attempts`, this one included, `hedges` were hedges."""
+    def __init__(self, hedging: Hedging, exchange: Exchange, flight: Flight) -> None:
         self.sent = 0
         """Hedges."""
         self._hedging = hedging
         self._exchange = exchange
-        self._left = min(hedging.attempts - attempts, hedging.most - hedges)
+        _, self._task, attempts, hedges = flight
+        self._left = hedging.left(attempts, hedges)
         self._delay = hedging.delay
-        self._task: asyncio.Task[object] | None = None
         self._timer: Timer | None = None
         self._running: dict[asyncio.Task[Response], tuple[Exchange, int]] = {}
         """Hedges under way, each with its exchange and the attempts that one began with."""
@@ -127,22 +175,22 @@ class Race:
         self._last: tuple[Response | UpstreamError, Exchange] | None = None
         """How the last hedge failed, where the first attempt had failed before."""
 
-    async def run(self) -> Response:
-        """The answer that counts. Raises what the last of the attempts ended with."""
-        hedging, exchange = self._hedging, self._exchange
-        task = self._task = asyncio.current_task(hedging.loop)
+    def start(self) -> None:
+        """The first attempt seems to be slow."""
+        self._due()
+
+    async def decide(self, ended: Response | BaseException) -> Response:
+        """The answer that counts, once the first attempt has `ended`. Raises what the last one ended with.
+
+        It must be called in the task that ran the first attempt.
+        """
+        hedging, task = self._hedging, self._task
         assert task is not None
-        exchange.attempt_started = 0.0
-        if self._delay and self._left > 0:
-            self._arm(hedging.clock.now() + self._delay)
         outcome: Response | UpstreamError
         try:
-            try:
-                outcome = await hedging.inner(exchange)
-                if hedging.latency is not None and outcome.verdict is Verdict.OK:
-                    hedging.latency.record(exchange.upstream_seconds)
-            except UpstreamError as error:
-                outcome = error
+            if not isinstance(ended, Response | UpstreamError):
+                raise ended
+            outcome = ended
             if self._running and (isinstance(outcome, UpstreamError) or hedging.mendable(outcome)):
                 outcome = await self._rest(outcome)
         except asyncio.CancelledError:

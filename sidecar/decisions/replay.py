@@ -58,7 +58,7 @@ class RetryRule:
     sent. `errors` holds `UpstreamError.reason` names. `retry_after_max` in seconds.
     """
 
-    __slots__ = ("_errors", "_methods", "_statuses", "_verdicts", "attempts", "retry_after_max")
+    __slots__ = ("_errors", "_statuses", "_verdicts", "attempts", "methods", "retry_after_max")
 
     def __init__(
         self,
@@ -71,7 +71,8 @@ class RetryRule:
     ) -> None:
         self.attempts = attempts
         self.retry_after_max = retry_after_max
-        self._methods = frozenset(methods)
+        self.methods = frozenset(methods)
+        """Two requests of such a method are as good as one, whatever became of the first."""
         # A tuple: `in` finds members by identity, a set would call Enum's slow __hash__.
         self._verdicts = tuple(verdicts)
         self._statuses = frozenset(statuses)
@@ -89,10 +90,6 @@ class RetryRule:
         if verdict is _QUOTA:
             return False
         return verdict in self._verdicts or (verdict is _TRANSIENT and status in self._statuses)
-
-    def repeatable(self, method: str) -> bool:
-        """Whether two requests of that method are as good as one, whatever became of the first."""
-        return method in self._methods
 
     def judge(
         self,
@@ -126,7 +123,7 @@ class RetryRule:
             return Replay.CLIENT_RETRIES
         if attempts >= self.attempts:
             return Replay.ATTEMPTS
-        if not (nothing_sent or keyed or method in self._methods):
+        if not (nothing_sent or keyed or method in self.methods):
             return Replay.METHOD
         if not replayable:
             return Replay.BODY_TOO_LARGE

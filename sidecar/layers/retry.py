@@ -148,7 +148,8 @@ def layer(place: Place) -> Layer | None:
     if settings is None or settings.attempts < 2:
         return None
     governor = _Governor(place, settings)
-    rule, budget, usual = governor.rule, governor.budget, governor.usual
+    budget, usual = governor.budget, governor.usual
+    repeatable = governor.rule.methods
     clock = place.services.clock
     cells = place.services.metrics.route(place.route.name, place.upstream)
     recent = governor.backoff.recent if governor.backoff.adapts else None
@@ -172,7 +173,7 @@ def layer(place: Place) -> Layer | None:
                 hedging is not None
                 and recording is None
                 and not request.upgrade
-                and rule.repeatable(request.method)
+                and request.method in repeatable
             )
             tries = hedges = 0
             waited = 0.0
@@ -181,14 +182,27 @@ def layer(place: Place) -> Layer | None:
                 tries += 1
                 outcome: Response | UpstreamError
                 try:
-                    if hedged and hedging is not None:
-                        race = Race(hedging, exchange, tries + hedges, hedges)
-                        try:
-                            outcome = await race.run()
-                        finally:
-                            hedges += race.sent
-                    else:
+                    if hedging is None or not hedged:
                         outcome = await inner(exchange)
+                    else:
+                        hedging.depart(
+                            exchange, exchange.started if tries == 1 else clock.now(), tries + hedges, hedges
+                        )
+                        try:
+                            outcome = await inner(exchange)
+                        except BaseException as error:
+                            flight = hedging.land(exchange)
+                            if type(flight) is not Race:
+                                raise
+                            hedges += flight.sent
+                            outcome = await flight.decide(error)
+                        else:
+                            flight = hedging.land(exchange)
+                            if hedging.latency is not None and outcome.verdict is ok:
+                                hedging.latency.record(exchange.upstream_seconds)
+                            if type(flight) is Race:
+                                hedges += flight.sent
+                                outcome = await flight.decide(outcome)
                     if outcome.verdict is ok:
                         if tries == 1:
                             budget.deposit(exchange.started)
@@ -237,6 +251,7 @@ def layer(place: Place) -> Layer | None:
                     await clock.sleep(waited)
                 if recording is not None:
                     recording.rewind()
+                hedged = hedged and hedging is not None and hedging.left(tries + 1 + hedges, hedges) > 0
 
         return retry
 
