@@ -7,7 +7,7 @@ all of them. What is refused here is a `Rejection`: neutral to breaker and limit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidecar.decisions.asked_wait import asked_wait, retry_after_of
 from sidecar.decisions.priority import Priority, priority_of
@@ -19,8 +19,11 @@ from sidecar.errors import ConnectFailed, PaceExceeded, QuotaHeld, Rejection
 if TYPE_CHECKING:
     from sidecar.decisions.pacer import Mark
     from sidecar.exchange import Exchange, Response
+    from sidecar.headers import Line
     from sidecar.pipeline import Handler, Layer, Place
 
+MOST_SILENT: Final = 1024
+"""Header blocks known to state no quota; all are forgotten when there are more."""
 OK, QUOTA, RATE_LIMITED = Verdict.OK, Verdict.QUOTA, Verdict.RATE_LIMITED
 
 
@@ -42,6 +45,8 @@ class _Pace:
         self._pacer = self._turns.pacer
         self._route = services.metrics.route(place.route.name, place.upstream)
         self._learns = settings.learn
+        self._silent: set[tuple[Line, ...]] = set()
+        """Header blocks that state no quota: most answers of an upstream have the same few."""
         self._patience = settings.patience
         self._batch_patience = settings.batch_patience
         limit = place.route.concurrency_limit
@@ -52,11 +57,13 @@ class _Pace:
     def around(self, inner: Handler) -> Handler:
         now = self._clock.now
         pacer, turns = self._pacer, self._turns
+        at_once, passed = pacer.at_once, pacer.passed
+        learns, silent, learn = self._learns, self._silent, self._learn
         wait = self._look if self._shadow else self._wait
 
         async def pace(exchange: Exchange) -> Response:
             started = now()
-            mark = None if turns.waiting else pacer.at_once(started)
+            mark = None if turns.waiting else at_once(started)
             if mark is None:
                 mark = await wait(exchange, started)
             try:
@@ -66,7 +73,18 @@ class _Pace:
                 if turns.waiting:
                     turns.serve()
                 raise
-            self._learn(mark, response)
+            verdict, headers = response.verdict, response.headers
+            if (
+                (verdict is OK or verdict is None)
+                and not pacer.busy
+                and not mark[3]
+                and (not learns or (type(headers) is tuple and headers in silent))
+            ):
+                passed()
+            else:
+                learn(mark, response)
+            if turns.waiting:
+                turns.serve()
             return response
 
         return pace
@@ -116,19 +134,21 @@ class _Pace:
         return pacer.take(now, low=low)
 
     def _learn(self, mark: Mark, response: Response) -> None:
-        pacer = self._pacer
+        pacer, headers = self._pacer, response.headers
         verdict = response.verdict or OK
-        lines = [line for line in response.headers if line.name in NAMES] if self._learns else ()
+        lines = [line for line in headers if line.name in NAMES] if self._learns else ()
+        if not lines and isinstance(headers, tuple):
+            if len(self._silent) >= MOST_SILENT:
+                self._silent.clear()
+            self._silent.add(headers)
         if verdict is OK and not lines and not pacer.busy and not mark[3]:
             pacer.passed()
-        else:
-            wall = self._clock.wall()
-            stated = read_quotas(lines, wall) if lines else NOTHING
-            asked = None
-            if verdict is RATE_LIMITED:
-                asked = retry_after_of(response.headers, wall)
-            elif verdict is QUOTA:
-                asked = asked_wait(response.headers, wall)
-            pacer.answered(mark, self._clock.now(), verdict, stated, asked)
-        if self._turns.waiting:
-            self._turns.serve()
+            return
+        wall = self._clock.wall()
+        stated = read_quotas(lines, wall) if lines else NOTHING
+        asked = None
+        if verdict is RATE_LIMITED:
+            asked = retry_after_of(headers, wall)
+        elif verdict is QUOTA:
+            asked = asked_wait(headers, wall)
+        pacer.answered(mark, self._clock.now(), verdict, stated, asked)

@@ -109,9 +109,10 @@ def layer(place: Place) -> Layer | None:
             except SidecarError as error:
                 error.lines = lines
                 raise
-            response.headers = [*response.headers, *lines]
-            if response.plain is not None:
-                response.plain += wire
+            headers, plain = response.headers, response.plain
+            response.headers = headers + lines if type(headers) is tuple else [*headers, *lines]
+            if plain is not None:
+                response.plain = plain + wire
             return response
 
         return rate_limit
