@@ -2,16 +2,18 @@
 
 A request enters at the top of `ORDER` and goes down; its response comes back up. Each layer is one
 file in `layers/`, with one function `layer(place)` that returns the layer for a route, or None when
-the route does not ask for it: a policy that a route does not name adds no frame to its calls.
+the route does not ask for it: a policy that a route does not name adds no frame to its calls. Those that
+only decide before an attempt and learn from how it ended are guards (`guards.py`), which share one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from sidecar.exchange import Exchange, Response
+from sidecar.guards import Guard, Guarded, guarded
 
 if TYPE_CHECKING:
     from sidecar.caching.cache import Caching
@@ -137,12 +139,18 @@ def compile_alternate(place: Place, upstream: Handler) -> Handler:
 
 
 def _compose(place: Place, steps: Sequence[Step], handler: Handler) -> Handler:
+    guards: list[Guard[Any]] = []
     for step in reversed(steps):
         layer = step.layer(place)
-        if layer is not None:
-            handler = layer(handler)
-            place = replace(place, below=(step.name, *place.below))
-    return handler
+        if layer is None:
+            continue
+        if isinstance(layer, Guarded):
+            guards.insert(0, layer.bind())
+        else:
+            handler = layer(guarded(guards, handler))
+            guards.clear()
+        place = replace(place, below=(step.name, *place.below))
+    return guarded(guards, handler)
 
 
 def composed(place: Place) -> list[Step]:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from sidecar.decisions.verdict import Verdict
 from sidecar.errors import AttemptTimeout, DeadlineExceeded
+from sidecar.guards import Guard, Guarded
 
 if TYPE_CHECKING:
+    from sidecar.clock import Timer
     from sidecar.exchange import Exchange, Response
-    from sidecar.pipeline import Handler, Layer, Place
+    from sidecar.pipeline import Layer, Place
 
 
 def layer(place: Place) -> Layer | None:
@@ -25,10 +27,10 @@ def layer(place: Place) -> Layer | None:
     cells = place.services.metrics.upstream(place.upstream)
     current_task = asyncio.current_task
 
-    def around(inner: Handler) -> Handler:
+    def bind() -> Guard[Timer]:
         loop = asyncio.get_running_loop()  # asked anew each time it costs a system call in Python 3.11
 
-        async def attempt_timeout(exchange: Exchange) -> Response:
+        def enter(exchange: Exchange) -> Timer:
             now = exchange.attempt_started = clock.now()
             at = exchange.deadline
             if at is None or (own is not None and now + own < at):
@@ -39,21 +41,26 @@ def layer(place: Place) -> Layer | None:
                 raise DeadlineExceeded
             task = current_task(loop)
             assert task is not None
-            timer = clock.arm(at, task.cancel)
-            try:
-                return await inner(exchange)
-            except asyncio.CancelledError:
-                # As asyncio.timeout does: only a cancellation that is all ours becomes an error.
-                if timer.fired and task.uncancel() == 0:
-                    exchange.upstream_seconds = seconds = clock.now() - now
-                    exchange.verdict = Verdict.TRANSIENT
-                    cells.attempt(Verdict.TRANSIENT, seconds)
-                    exchange.note("attempt_timeout", "expired")
-                    raise AttemptTimeout(f"no response within {seconds:.3g} s") from None
-                raise
-            finally:
-                timer.cancel()
+            return clock.arm(at, task.cancel)
 
-        return attempt_timeout
+        def leave(_: Exchange, timer: Timer, __: Response) -> None:
+            timer.cancel()
 
-    return around
+        def fail(exchange: Exchange, timer: Timer, error: BaseException) -> BaseException:
+            timer.cancel()
+            if not timer.fired or not isinstance(error, asyncio.CancelledError):
+                return error
+            # As asyncio.timeout does: only a cancellation that is all ours becomes an error.
+            task = current_task(loop)
+            assert task is not None
+            if task.uncancel():
+                return error
+            exchange.upstream_seconds = seconds = clock.now() - exchange.attempt_started
+            exchange.verdict = Verdict.TRANSIENT
+            cells.attempt(Verdict.TRANSIENT, seconds)
+            exchange.note("attempt_timeout", "expired")
+            return AttemptTimeout(f"no response within {seconds:.3g} s")
+
+        return Guard(enter, leave, fail)
+
+    return Guarded(bind)

@@ -13,20 +13,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from sidecar.decisions.breaker import Permit, State
 from sidecar.decisions.verdict import OUTCOMES, Outcome, Verdict
 from sidecar.errors import CircuitOpen, UpstreamError
 from sidecar.exchange import End, Stream
+from sidecar.guards import Guard, Guarded
 from sidecar.telemetry.log import get_logger
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock
-    from sidecar.decisions.breaker import Permit
     from sidecar.exchange import Exchange, Response
-    from sidecar.pipeline import Handler, Layer, Place
+    from sidecar.pipeline import Layer, Place
     from sidecar.telemetry.metrics import BreakerCells
 
 _NAME: Final = "circuit_breaker"
 _WOULD_REJECT: Final = (_NAME, "would-reject")
+_SUCCESS: Final = Outcome.SUCCESS
+_UNCOUNTED: Final = Permit(State.CLOSED)
+"""Of attempts in shadow mode that the breaker learns nothing of: it has given none such."""
 
 
 class _Account:
@@ -81,53 +85,53 @@ def layer(place: Place) -> Layer | None:
     if settings is None:
         return None
     clock = place.services.clock
+    now = clock.now
     scope, breaker, watched = place.services.state.breaker(place.upstream, place.route.name, settings)
     cells = place.services.metrics.route(place.route.name, place.upstream)
     account = _Account(scope, watched, clock)
     ok = Verdict.OK
     shadow = settings.mode == "shadow"
 
-    def around(inner: Handler) -> Handler:
-        async def circuit_breaker(exchange: Exchange) -> Response:
-            if shadow and exchange.note_list is not None and _WOULD_REJECT in exchange.note_list:
+    def enter(exchange: Exchange) -> Permit:
+        if shadow and exchange.note_list is not None and _WOULD_REJECT in exchange.note_list:
+            exchange.would_reject(_NAME)
+            return _UNCOUNTED
+        started = now()
+        permit = breaker.acquire(started)
+        if permit is None:
+            exchange.breaker = breaker.state(started).value
+            if shadow:
                 exchange.would_reject(_NAME)
-                return await inner(exchange)
-            started = clock.now()
-            permit = breaker.acquire(started)
-            if permit is None:
-                exchange.breaker = breaker.state(started).value
-                if shadow:
-                    exchange.would_reject(_NAME)
-                    cells.would_reject(_NAME)
-                    return await inner(exchange)
-                exchange.note(_NAME, "rejected")
-                cells.breaker_rejected()
-                raise CircuitOpen(f"{scope} failed repeatedly", retry_after=breaker.retry_after(started))
-            exchange.breaker = label = permit.label
-            if label != "closed":
-                account.look()
-                exchange.note(_NAME, label)
-            try:
-                response = await inner(exchange)
-            except UpstreamError:
-                account.end(permit, Outcome.FAILURE, exchange.upstream_seconds)
-                raise
-            except BaseException:
-                account.end(permit, Outcome.IGNORE, clock.now() - started)
-                raise
-            # Waiting for a permit or a turn is not the upstream's time.
-            elapsed = exchange.upstream_seconds
-            now = exchange.attempt_started + elapsed
-            verdict = response.verdict
-            outcome = Outcome.SUCCESS if verdict is ok or verdict is None else OUTCOMES[verdict]
-            if isinstance(response.body, Stream) and not response.lasting:
-                response.on_end(_Ending(account, permit, outcome, elapsed))
-            elif verdict is ok and label == "closed":
-                breaker.end(permit, outcome, now, elapsed)
-            else:
-                account.end(permit, outcome, elapsed)
-            return response
+                cells.would_reject(_NAME)
+                return _UNCOUNTED
+            exchange.note(_NAME, "rejected")
+            cells.breaker_rejected()
+            raise CircuitOpen(f"{scope} failed repeatedly", retry_after=breaker.retry_after(started))
+        exchange.breaker = label = permit.label
+        if label != "closed":
+            account.look()
+            exchange.note(_NAME, label)
+        return permit
 
-        return circuit_breaker
+    def leave(exchange: Exchange, permit: Permit, response: Response) -> None:
+        # Waiting for a permit or a turn is not the upstream's time.
+        elapsed = exchange.upstream_seconds
+        verdict = response.verdict
+        if verdict is ok and type(response.body) is bytes and permit.label == "closed":
+            breaker.end(permit, _SUCCESS, exchange.attempt_started + elapsed, elapsed)
+            return
+        if permit is _UNCOUNTED:
+            return
+        outcome = _SUCCESS if verdict is None else OUTCOMES[verdict]
+        if isinstance(response.body, Stream) and not response.lasting:
+            response.on_end(_Ending(account, permit, outcome, elapsed))
+        else:
+            account.end(permit, outcome, elapsed)
 
-    return around
+    def fail(exchange: Exchange, permit: Permit, error: BaseException) -> BaseException:
+        if permit is not _UNCOUNTED:
+            outcome = Outcome.FAILURE if isinstance(error, UpstreamError) else Outcome.IGNORE
+            account.end(permit, outcome, exchange.upstream_seconds)
+        return error
+
+    return Guarded(lambda: Guard(enter, leave, fail))

@@ -16,11 +16,11 @@ from sidecar.decisions.gradient import AdaptiveLimit
 from sidecar.decisions.priority import Priority, priority_of
 from sidecar.decisions.verdict import OUTCOMES, Outcome, Verdict
 from sidecar.errors import AttemptTimeout, ConnectionReset, LimitExceeded
-from sidecar.exchange import End, Stream
+from sidecar.guards import Guard, Guarded
 
 if TYPE_CHECKING:
-    from sidecar.exchange import Exchange, Response
-    from sidecar.pipeline import Handler, Layer, Place
+    from sidecar.exchange import End, Exchange, Response
+    from sidecar.pipeline import Layer, Place
 
 NAME = "concurrency_limit"
 
@@ -37,7 +37,7 @@ def layer(place: Place) -> Layer | None:
     default = Priority[settings.priority.upper()]
     ok = Verdict.OK
 
-    async def enter(exchange: Exchange) -> None:
+    async def wait(exchange: Exchange) -> bool:
         """By class and by queue, where a permit is not simply there."""
         try:
             if await gate.enter(priority_of(exchange.request.headers, default), exchange.deadline):
@@ -46,13 +46,15 @@ def layer(place: Place) -> Layer | None:
             exchange.note(NAME, "rejected")
             cells.limit_rejected()
             raise
+        return True
 
-    async def overlook(exchange: Exchange) -> None:
+    async def overlook(exchange: Exchange) -> bool:
         """`mode: shadow`: a permit in any case."""
         if not limit.try_acquire_as(priority_of(exchange.request.headers, default)):
             limit.take()
             if exchange.would_reject(NAME):
                 cells.would_reject(NAME)
+        return True
 
     def learn(limit: AdaptiveLimit, exchange: Exchange, response: Response) -> None:
         verdict = response.verdict
@@ -66,33 +68,34 @@ def layer(place: Place) -> Layer | None:
     def release(_: End) -> None:
         gate.leave()
 
-    without_permit = enter if settings.mode == "enforce" else overlook
+    if settings.mode == "shadow":
+        wait = overlook
 
-    def around(inner: Handler) -> Handler:
-        async def concurrency_limit(exchange: Exchange) -> Response:
-            if gate.waiting or not limit.try_acquire():
-                await without_permit(exchange)
-            try:
-                response = await inner(exchange)
-            except BaseException as error:
-                if adaptive is not None and isinstance(error, (AttemptTimeout, ConnectionReset)):
-                    adaptive.drop(exchange.attempt_started, now())
-                gate.leave()
-                raise
-            if gate.waiting:
-                gate.served(exchange.upstream_seconds)
-            streams = isinstance(response.body, Stream) or response.tunnel is not None
-            if adaptive is not None:
-                if streams and response.lasting:
-                    streams = False
-                else:
-                    learn(adaptive, exchange, response)
-            if streams:
-                response.on_end(release)
+    def enter(_: Exchange) -> bool | None:
+        return None if gate.waiting or not limit.try_acquire() else True
+
+    def leave(exchange: Exchange, _: bool, response: Response) -> None:
+        if gate.waiting:
+            gate.served(exchange.upstream_seconds)
+        streams = type(response.body) is not bytes or response.tunnel is not None
+        if adaptive is not None:
+            if streams and response.lasting:
+                streams = False
+            elif response.verdict is ok:
+                adaptive.sample(exchange.upstream_seconds)
+                if gate.waiting:  # it may have grown
+                    gate.admit()
             else:
-                gate.leave()
-            return response
+                learn(adaptive, exchange, response)
+        if streams:
+            response.on_end(release)
+        else:
+            gate.leave()
 
-        return concurrency_limit
+    def fail(exchange: Exchange, _: bool, error: BaseException) -> BaseException:
+        if adaptive is not None and isinstance(error, (AttemptTimeout, ConnectionReset)):
+            adaptive.drop(exchange.attempt_started, now())
+        gate.leave()
+        return error
 
-    return around
+    return Guarded(lambda: Guard(enter, leave, fail, wait))

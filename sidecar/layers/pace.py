@@ -15,12 +15,13 @@ from sidecar.decisions.quota_headers import NAMES, NOTHING, read_quotas
 from sidecar.decisions.quota_window import NEVER
 from sidecar.decisions.verdict import Verdict
 from sidecar.errors import ConnectFailed, PaceExceeded, QuotaHeld, Rejection
+from sidecar.guards import Guard, Guarded
 
 if TYPE_CHECKING:
     from sidecar.decisions.pacer import Mark
     from sidecar.exchange import Exchange, Response
     from sidecar.headers import Line
-    from sidecar.pipeline import Handler, Layer, Place
+    from sidecar.pipeline import Layer, Place
 
 MOST_SILENT: Final = 1024
 """Header blocks known to state no quota; all are forgotten when there are more."""
@@ -30,7 +31,7 @@ OK, QUOTA, RATE_LIMITED = Verdict.OK, Verdict.QUOTA, Verdict.RATE_LIMITED
 def layer(place: Place) -> Layer | None:
     if place.route.pace is None:
         return None
-    return _Pace(place).around
+    return Guarded(_Pace(place).guard)
 
 
 class _Pace:
@@ -54,25 +55,16 @@ class _Pace:
         self._priority = Priority[word.upper()]
         self._shadow = settings.mode == "shadow"
 
-    def around(self, inner: Handler) -> Handler:
+    def guard(self) -> Guard[Mark]:
         now = self._clock.now
         pacer, turns = self._pacer, self._turns
         at_once, passed = pacer.at_once, pacer.passed
         learns, silent, learn = self._learns, self._silent, self._learn
-        wait = self._look if self._shadow else self._wait
 
-        async def pace(exchange: Exchange) -> Response:
-            started = now()
-            mark = None if turns.waiting else at_once(started)
-            if mark is None:
-                mark = await wait(exchange, started)
-            try:
-                response = await inner(exchange)
-            except BaseException as error:
-                pacer.lost(mark, sent=not isinstance(error, ConnectFailed | Rejection))
-                if turns.waiting:
-                    turns.serve()
-                raise
+        def enter(_: Exchange) -> Mark | None:
+            return None if turns.waiting else at_once(now())
+
+        def leave(_: Exchange, mark: Mark, response: Response) -> None:
             verdict, headers = response.verdict, response.headers
             if (
                 (verdict is OK or verdict is None)
@@ -85,11 +77,17 @@ class _Pace:
                 learn(mark, response)
             if turns.waiting:
                 turns.serve()
-            return response
 
-        return pace
+        def fail(_: Exchange, mark: Mark, error: BaseException) -> BaseException:
+            pacer.lost(mark, sent=not isinstance(error, ConnectFailed | Rejection))
+            if turns.waiting:
+                turns.serve()
+            return error
 
-    async def _wait(self, exchange: Exchange, now: float) -> Mark:
+        return Guard(enter, leave, fail, self._look if self._shadow else self._wait)
+
+    async def _wait(self, exchange: Exchange) -> Mark:
+        now = self._clock.now()
         low = priority_of(exchange.request.headers, self._priority) is Priority.LOW
         until = now + (self._batch_patience if low else self._patience)
         deadline = exchange.deadline
@@ -116,8 +114,9 @@ class _Pace:
         exchange.note("pace", f"rejected={reason}")
         self._route.pace_rejected(reason)
 
-    async def _look(self, exchange: Exchange, now: float) -> Mark:
+    async def _look(self, exchange: Exchange) -> Mark:
         """Shadow mode: what would have been done is noted, and the request goes."""
+        now = self._clock.now()
         pacer = self._pacer
         low = priority_of(exchange.request.headers, self._priority) is Priority.LOW
         until = now + (self._batch_patience if low else self._patience)
