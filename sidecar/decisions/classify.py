@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sidecar.decisions.globs import glob_pattern
 from sidecar.decisions.json_match import All, Pattern
-from sidecar.decisions.skim import Skim
+from sidecar.decisions.skim import ABSENT, UNCLEAR, Skim, obscure, top_member
 from sidecar.decisions.verdict import BY_STATUS, Verdict
 
 if TYPE_CHECKING:
@@ -66,13 +66,15 @@ class Rule:
 class Plan:
     """What is left to find out once status and headers are known."""
 
-    __slots__ = ("otherwise", "pending")
+    __slots__ = ("_tops", "otherwise", "pending")
 
     def __init__(self, pending: tuple[tuple[Pattern, Judgement], ...], otherwise: Judgement) -> None:
         self.pending = pending
         """Rules that need the body, in order, of those before the first that does not and matches."""
         self.otherwise = otherwise
         """What holds where none of them matches, or the body is not looked at."""
+        tops = frozenset[str | None]().union(*(pattern.tops for pattern, _ in pending))
+        self._tops = None if None in tops else tuple(sorted(name for name in tops if name is not None))
 
     def settle(self, body: Any) -> Judgement:
         """For the body as a JSON parser gives it."""
@@ -87,6 +89,19 @@ class Plan:
         return skim.obscure or any(
             judgement != self.otherwise and pattern.may_hold(skim) for pattern, judgement in self.pending
         )
+
+    def pick(self, text: bytes) -> Any:
+        """As much of what the JSON text holds as `settle` looks at; `UNCLEAR` where that takes a parser."""
+        if self._tops is None or obscure(text):
+            return UNCLEAR
+        found: dict[str, Any] = {}
+        for name in self._tops:
+            value = top_member(text, name)
+            if value is UNCLEAR:
+                return UNCLEAR
+            if value is not ABSENT:
+                found[name] = value
+        return found
 
 
 class Rules:

@@ -125,6 +125,12 @@ class Condition:
                 return False
         return self._test.holds(value)
 
+    @property
+    def top(self) -> str | None:
+        """The member of the outermost object that it looks at; None where it may look at others."""
+        step = self._path[0]
+        return step.name if step is not None and step.place < 0 and PLAIN_NAME.fullmatch(step.name) else None
+
     def may_hold(self, skim: Skim) -> bool:
         """False where it surely does not hold for the text."""
         if isinstance(self._test, Pattern):
@@ -135,11 +141,13 @@ class Condition:
 class Pattern:
     """An `All`, compiled."""
 
-    __slots__ = ("_conditions",)
+    __slots__ = ("_conditions", "tops")
 
     def __init__(self, written: All) -> None:
         """Raises ValueError where a path is none."""
         self._conditions = tuple(Condition(path, test) for path, test in _flat(written))
+        self.tops = frozenset(condition.top for condition in self._conditions)
+        """See `Condition.top`."""
 
     def holds(self, value: Any) -> bool:
         for condition in self._conditions:  # noqa: SIM110 - a generator costs more than the rest

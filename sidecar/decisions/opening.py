@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from sidecar.decisions.skim import UNCLEAR
+
 if TYPE_CHECKING:
     from sidecar.headers import Line
 
@@ -118,12 +120,20 @@ class Opening:
 class JsonBody(Opening):
     """A body that is one JSON value."""
 
-    __slots__ = ("_bits", "_declared", "_size", "_sniffing", "_worth")
+    __slots__ = ("_bits", "_declared", "_pick", "_size", "_sniffing", "_worth")
 
-    def __init__(self, *, declared: bool, bits: int | None, worth: Callable[[bytes], bool]) -> None:
-        """`declared`: its media type says JSON. `bits`: of its content coding. `worth`: see `opening`."""
+    def __init__(
+        self,
+        *,
+        declared: bool,
+        bits: int | None,
+        worth: Callable[[bytes], bool],
+        pick: Callable[[bytes], Any],
+    ) -> None:
+        """`declared`: its media type says JSON. `bits`: of its content coding. The rest: see `opening`."""
         super().__init__()
         self._worth = worth
+        self._pick = pick
         self._declared = declared
         self._bits = bits
         self._size = 0
@@ -153,8 +163,13 @@ class JsonBody(Opening):
             if not inflater.complete:
                 self.trouble = UNDECODABLE
                 return
-        if whole and (len(whole) < SMALL or self._worth(whole)):
-            self._parse(whole.removeprefix(_BOM), expected=self._declared)
+        if not whole or (len(whole) >= SMALL and not self._worth(whole)):
+            return
+        text = whole.removeprefix(_BOM)
+        self.value = UNCLEAR if len(text) < SMALL else self._pick(text)
+        if self.value is UNCLEAR:
+            self.value = NOTHING
+            self._parse(text, expected=self._declared)
 
 
 class FirstEvent(Opening):
@@ -211,11 +226,15 @@ class FirstEvent(Opening):
 
 
 def opening(
-    headers: Iterable[Line], length: int | None, worth: Callable[[bytes], bool] = bool
+    headers: Iterable[Line],
+    length: int | None,
+    worth: Callable[[bytes], bool] = bool,
+    pick: Callable[[bytes], Any] = lambda _: UNCLEAR,
 ) -> Opening | str:
     """The look at a body with these header fields and of so many bytes, None where that is not known.
 
-    `worth` tells of a whole text whether it matters what is in it, where that costs less than parsing.
+    `worth` tells of a whole text whether it matters what is in it, where that costs less than parsing; and
+    `pick` picks out what matters, or says that it is `UNCLEAR`.
     Where there is none, the reason as a word for the trail; nothing for what is no JSON anyway.
     """
     media = coding = b""
@@ -238,4 +257,4 @@ def opening(
         return FirstEvent(bits=bits)
     if length is not None and length > MOST:
         return TOO_LARGE
-    return JsonBody(declared=declared, bits=bits, worth=worth)
+    return JsonBody(declared=declared, bits=bits, worth=worth, pick=pick)

@@ -126,7 +126,7 @@ async def _look(response: Response, plan: Plan) -> tuple[Any, str]:
     """
     body = response.body
     length = body.length if isinstance(body, Stream) else len(body)
-    look = opening(response.headers, length, plan.undecided)
+    look = opening(response.headers, length, plan.undecided, plan.pick)
     if isinstance(look, str):
         return NOTHING, look
     if not isinstance(body, Stream):

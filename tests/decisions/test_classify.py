@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sidecar.decisions.classify import STATUS_CLASSES, Judgement, Rule, Rules
 from sidecar.decisions.globs import glob_covers
 from sidecar.decisions.json_match import All, OneOf
+from sidecar.decisions.skim import UNCLEAR
 from sidecar.decisions.verdict import BY_STATUS, Verdict
 from sidecar.headers import Line
 
@@ -159,6 +160,41 @@ def test_what_is_not_parsed_would_have_come_to_the_same(
     plan = Rules([Rule(verdict, json=pattern) for pattern, verdict in written]).plan(200, ())
     if plan.settle(value) != plan.otherwise:
         assert plan.undecided(text)
+
+
+@given(st.lists(st.tuples(PATTERNS, st.sampled_from([OK, QUOTA])), max_size=3), JSON, st.data())
+def test_what_is_picked_out_comes_to_the_same_as_the_whole(
+    written: list[tuple[All, Verdict]], value: Any, data: st.DataObject
+) -> None:
+    """However the JSON is spelled, and wherever in it the members are."""
+    text = spelled(value, data)
+    plan = Rules([Rule(verdict, json=pattern) for pattern, verdict in written]).plan(200, ())
+    picked = plan.pick(text)
+    if picked is not UNCLEAR:
+        assert plan.settle(picked) == plan.settle(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "picked"),
+    [
+        (b'{"routes": [1, {"a": 2}], "status": "OK"}', {"status": "OK"}),
+        (b'{"status": "OK", "routes": [1, {"a": 2}]}', {"status": "OK"}),
+        (b'{"status": "OK", "status": 5}', {"status": 5}),
+        (b'{"a": {"status": "NOT"}, "status": "OK"}', {"status": "OK"}),
+        (b'{"status": "OK", "a": {"status": "NOT"}}', {"status": "OK"}),
+        (b'{"a": {"status": "NOT"}}', UNCLEAR),
+        (b'[{"status": "NOT"}]', UNCLEAR),
+        (b'{"a\\"status": "NOT"}', {}),
+        (b'{"a": "\\"status\\": \\"NOT\\"}"}', {}),
+        (b'{"st\\u0061tus": "OK"}', UNCLEAR),
+        (b'{"a": ["status"]}', {}),
+        (b'{"status": "OK"', UNCLEAR),
+    ],
+)
+def test_what_is_picked_out(text: bytes, picked: object) -> None:
+    """Members of the outermost object, the last of a name; what cannot be told so is unclear."""
+    rules = Rules([Rule(QUOTA, json=body(status="QUOTA"))])
+    assert rules.plan(200, ()).pick(text) == picked
 
 
 @pytest.mark.parametrize(
