@@ -11,7 +11,6 @@ layers may do about it:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import orjson
@@ -35,8 +34,6 @@ class SidecarError(Exception):
         self.detail = detail
         self.retry_after = retry_after
         """Seconds after which a new try may succeed; None where nothing is known."""
-        self.lines: Sequence[Line] = ()
-        """Header lines that its answer carries besides."""
 
 
 class UpstreamError(SidecarError):
@@ -292,5 +289,4 @@ def rescue(error: SidecarError, request_id: str, route: str) -> Response:
     ]
     if error.retry_after is not None:
         headers.append(Line(b"Retry-After", b"%d" % max(1, math.ceil(error.retry_after))))
-    headers += error.lines
     return Response(error.status, headers, problem(error, request_id, route))

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.decisions import rate_limit_fields
 from sidecar.decisions.client_key import Key, key_of
-from sidecar.errors import RateLimited, RateUnknown, SidecarError
+from sidecar.errors import RateLimited, RateUnknown
 from sidecar.headers import Line
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from sidecar.exchange import Exchange, Response
     from sidecar.pipeline import Handler, Layer, Place
 
@@ -87,34 +89,29 @@ def layer(place: Place) -> Layer | None:
     def refuse(exchange: Exchange, ahead: float) -> None:
         exchange.note(NAME, "rejected")
         cells.rate_rejected()
-        error = RateLimited(retry_after=-ahead)
-        error.lines = fields[0][0]
-        raise error
+        exchange.told = fields[0]
+        raise RateLimited(retry_after=-ahead)
+
+    def judge(exchange: Exchange, ahead: float | None) -> None:
+        if shadow or ahead is None:
+            if ahead is not None and ahead < 0:
+                would_reject(exchange)
+        elif ahead < 0:
+            refuse(exchange, ahead)
+        else:
+            exchange.told = fields[int(burst - ahead * rate)]
 
     def around(inner: Handler) -> Handler:
-        async def rate_limit(exchange: Exchange) -> Response:
-            if not exchange.client:  # the sidecar's own: it warms its cache
-                return await inner(exchange)
-            client = key(exchange)
-            ahead = take(client, now()) if local else await ask(exchange, client)
-            if shadow or ahead is None:
-                if ahead is not None and ahead < 0:
-                    would_reject(exchange)
-                return await inner(exchange)
-            if ahead < 0:
-                refuse(exchange, ahead)
-            lines, wire = fields[int(burst - ahead * rate)]
-            try:
-                response = await inner(exchange)
-            except SidecarError as error:
-                error.lines = lines
-                raise
-            headers, plain = response.headers, response.plain
-            response.headers = headers + lines if type(headers) is tuple else [*headers, *lines]
-            if plain is not None:
-                response.plain = plain + wire
-            return response
+        async def asking(exchange: Exchange) -> Response:
+            if exchange.client:
+                judge(exchange, await ask(exchange, key(exchange)))
+            return await inner(exchange)
 
-        return rate_limit
+        def rate_limit(exchange: Exchange) -> Awaitable[Response]:
+            if exchange.client:  # else the sidecar's own: it warms its cache
+                judge(exchange, take(key(exchange), now()))
+            return inner(exchange)
+
+        return rate_limit if local else asking
 
     return around

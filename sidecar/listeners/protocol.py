@@ -306,7 +306,8 @@ class ServerProtocol(asyncio.Protocol):
             if following is None:
                 if self._closing or self.transport is None:
                     return
-                self._turn = turn = self._listener.loop.create_future()
+                turn: asyncio.Future[Incoming] = asyncio.Future(loop=self._listener.loop)
+                self._turn = turn
                 following = await turn
             self._following = None
             incoming = following

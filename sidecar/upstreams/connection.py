@@ -125,7 +125,7 @@ class UpstreamConnection(Abortable):
         self._exchange = exchange
         self.idle_limit = idle
         loop = self._upstream.loop
-        waiter: asyncio.Future[Response] = loop.create_future()
+        waiter: asyncio.Future[Response] = asyncio.Future(loop=loop)
         self._waiter = waiter
         transport = self.transport
         if transport is None:
