@@ -21,12 +21,14 @@ PROGRAMS = (
     Program("curl", "curl", "a real client in tests/e2e"),
     Program("node", "nodejs", "its fetch is a real client in tests/e2e; runs the suite in tests/conformance"),
     Program("npm", "npm", "installs the suite in tests/conformance"),
+    Program("promtool", "prometheus", "checks the generated rules in tests/dashboards"),
+    Program("prometheus", "prometheus", "scrapes and alerts in tests/dashboards"),
 )
 
 
 def main() -> int:
     missing = [program for program in PROGRAMS if shutil.which(program.name) is None]
-    packages = " ".join(program.package for program in missing)
+    packages = " ".join(dict.fromkeys(program.package for program in missing))
     if sys.argv[1:] == ["--packages"]:
         print(packages)
         return 0

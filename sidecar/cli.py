@@ -171,6 +171,28 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the app's interpreter, whose packages are the clients (default: the sidecar's)",
     )
+    dashboards = command(
+        "dashboards",
+        _dashboards,
+        "write Grafana dashboards and Prometheus rules for the policies in force",
+        "sidecar dashboards monitoring",
+        configured,
+    )
+    dashboards.add_argument("directory", type=Path, metavar="DIR")
+    dashboards.add_argument(
+        "--job", default="sidecar", help="the scrape job of the sidecars (default: sidecar)"
+    )
+    dashboards.add_argument(
+        "--runbook",
+        default="docs/runbook.md",
+        metavar="URL",
+        help="where alerts link to (default: docs/runbook.md)",
+    )
+    dashboards.add_argument(
+        "--force",
+        action="store_true",
+        help="write over files that are not generated, or were changed by hand",
+    )
     schema = command(
         "schema", _schema, "print JSON Schema, for editors", "sidecar schema policy > policy.schema.json"
     )
@@ -297,6 +319,27 @@ def _doctor(arguments: argparse.Namespace) -> int:
     for line in lines:
         print(line)
     return FINE if fine else FAILED
+
+
+def _dashboards(arguments: argparse.Namespace) -> int:
+    loaded = _loaded(arguments)
+    from sidecar.dashboards import files
+
+    made = files.generate(loaded, job=arguments.job, runbook_url=arguments.runbook)
+    try:
+        for done, file in files.write(arguments.directory, made, force=arguments.force):
+            print(f"{done}: {file}")
+    except files.ForeignFiles as error:
+        for file in error.files:
+            print(
+                f"sidecar: {file} was not generated, or was changed by hand (move it away, or give --force)",
+                file=sys.stderr,
+            )
+        return FAILED
+    except (OSError, UnicodeDecodeError) as error:
+        print(f"sidecar: {error}", file=sys.stderr)
+        return FAILED
+    return FINE
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -125,10 +125,14 @@ class Sidecar(Program):
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.output.read_text()[-3000:]}") from None
 
+    async def page(self) -> str:
+        """`/metrics`, as it is."""
+        async with aiohttp.ClientSession() as http, http.get(self.admin + "/metrics") as reply:
+            return await reply.text()
+
     async def metrics(self) -> dict[str, float]:
         """Every sample of `/metrics`, by its name with labels as it stands on the page."""
-        async with aiohttp.ClientSession() as http, http.get(self.admin + "/metrics") as reply:
-            text = await reply.text()
+        text = await self.page()
         lines = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}
 
