@@ -21,6 +21,7 @@ from sidecar.caching.control import Control
 from sidecar.clock import Clock, Ids, SystemRandom
 from sidecar.config.schema import Address, Tls, Url
 from sidecar.egress_plane import EgressPlane
+from sidecar.exposed import exposing
 from sidecar.generation import Generation
 from sidecar.headers import RESPONSE_KINDS, Lines
 from sidecar.listeners.binding import CannotStart, binding
@@ -35,9 +36,11 @@ from sidecar.stores.redis_url import parse as parse_redis
 from sidecar.stores.tiered import Tiered
 from sidecar.telemetry import log
 from sidecar.telemetry.access_log import AccessLog
+from sidecar.telemetry.cache_families import cache_source, redis_source
 from sidecar.telemetry.collector import Collector
 from sidecar.telemetry.complaints import TlsComplaints
 from sidecar.telemetry.health import Health
+from sidecar.telemetry.health_families import health_source
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.probes import probe_of
 from sidecar.telemetry.sink import standard_output
@@ -48,6 +51,7 @@ from sidecar.upstreams.tls import tls_context
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sidecar.admin.pages import Pages
     from sidecar.admin.route import Subject
     from sidecar.config.load import Loaded
     from sidecar.config.schema import PolicyFile
@@ -72,7 +76,7 @@ class App:
         self.sink = standard_output()
         log.configure(self.sink, clock, format=config.logging.format, level=config.logging.level)
         self.log = log.get_logger("sidecar")
-        self.metrics = Metrics(config.metrics.namespace)
+        self.metrics = Metrics(config.metrics.namespace, config.metrics.buckets)
         self.access_log = AccessLog(
             self.sink if config.logging.access else None, clock, format=config.logging.format
         )
@@ -122,9 +126,10 @@ class App:
         self.egress = EgressPlane(
             loaded, self.services, self._ids, replace(limits, body=None), on_refused=self._refused
         )
+        self.admin: admin.AdminServer | None = None
         self.ingress = Listener(
             limits,
-            self._route,
+            exposing(config.expose, self._pages, self._route),
             clock=clock,
             ids=self._ids,
             cells=self.metrics.listener("ingress"),
@@ -137,7 +142,9 @@ class App:
             clock,
             metrics=self.metrics,
             system=self.system,
-            probe=probe_of(config.app.url, config.app.health),
+            probe=probe_of(config.app.url, config.app.health, timeout=config.app.health_timeout),
+            interval=config.app.health_interval,
+            failures=config.app.health_failures,
             answers=self.metrics.upstream(APP).answers,
             faults=self.services.state.faults.scopes,
             shared_store=self.redis.stats if self.redis is not None else None,
@@ -152,7 +159,11 @@ class App:
         )
         self.breakers = Breakers(self.metrics, clock)
         self.in_force = InForce(loaded, 1, clock.wall())
-        self.admin: admin.AdminServer | None = None
+        self.collector.add(health_source(self.health))
+        if self.caching.in_use:
+            self.collector.add(cache_source(self.caching))
+        if self.redis is not None:
+            self.collector.add(redis_source(self.redis.stats))
         self._drained_by = 0.0
         self._ticker: asyncio.Task[None] | None = None
 
@@ -213,6 +224,9 @@ class App:
     def _route(self, exchange: Exchange) -> Handler:
         return self.generation.route(exchange)
 
+    def _pages(self) -> Pages | None:
+        return None if self.admin is None else self.admin.pages
+
     def _route_any(self, exchange: Exchange) -> Handler:
         """Of a request that no listener took in: its URL tells which way it goes."""
         return self.egress.routes.of_url(exchange) or self.generation.route(exchange)
@@ -265,7 +279,7 @@ class App:
         """What the admin listener tells of and lets be acted upon."""
         production = self.config.environment == "production"
         yield HealthPages(self.health)
-        yield MetricsPages(self.collector)
+        yield MetricsPages(self.collector, enabled=self.config.metrics.enabled)
         yield CachePages(self.cache_control if self.caching.in_use else None)
         yield BreakerPages(self.breakers)
         yield FaultPages(self.services.state.faults, production=production)

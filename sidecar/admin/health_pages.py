@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from sidecar.admin.page import Page, json_page
-from sidecar.admin.route import Answer, Route, Schema, in_json, showing
+from sidecar.admin.page import Page, json_page, problem_page
+from sidecar.admin.route import Answer, Route, Schema, in_json, problem, showing
 
 if TYPE_CHECKING:
     from sidecar.telemetry.collector import Collector
@@ -91,8 +91,9 @@ class HealthPages:
 class MetricsPages:
     """The exposition."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, *, enabled: bool = True) -> None:
         self._collector = collector
+        self._enabled = enabled
 
     def routes(self) -> Iterator[Route]:
         text: Schema = {"type": "string"}
@@ -101,10 +102,13 @@ class MetricsPages:
             "/metrics",
             self._metrics,
             "Metrics for Prometheus, in the format that Accept asks for.",
-            {"200": exposition},
+            {"200": exposition, "404": problem("Metrics are turned off.")},
         )
 
     def _metrics(self, accept: str) -> Page:
+        if not self._enabled:
+            detail = "metrics are turned off, by metrics.enabled: false or the variable PROMETHEUS_ENABLED"
+            return problem_page(404, "Not Found", detail)
         body, content_type = self._collector.render(accept)
         return Page(200, content_type, body)
 

@@ -25,6 +25,8 @@ from sidecar.config.validate import origins, validate
 USUAL: Final = "sidecar.yaml"
 """What is read when no file is named."""
 _LEVELS: Final = {"warn": "warning", "critical": "error", "fatal": "error"}
+_SWITCHES: Final = {"1": "true", "yes": "true", "on": "true", "0": "false", "no": "false", "off": "false"}
+"""How applications write switches into variables."""
 _POLICY_KEYS: Final = frozenset(PolicyFile.model_fields)
 _MAIN_KEYS: Final = frozenset(Config.model_fields)
 
@@ -220,6 +222,9 @@ def _overrides(env: Mapping[str, str], sets: Sequence[str], app: str | None, fou
         tree = _with(
             tree, "logging.level", Scalar(_LEVELS.get(level, level), Origin("LOG_LEVEL"), "logging.level")
         )
+    if enabled := env.get("PROMETHEUS_ENABLED", "").lower():
+        key, origin = "metrics.enabled", Origin("PROMETHEUS_ENABLED")
+        tree = _with(tree, key, Scalar(_SWITCHES.get(enabled, enabled), origin, key))
     if app is not None:
         tree = _with(tree, "app.url", Scalar(app, Origin("--app"), "app.url"))
     for pair in sets:

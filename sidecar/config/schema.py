@@ -16,6 +16,7 @@ from sidecar.config.cache_policy import AdaptiveTtl, Cache, CacheKey, QueryKey
 from sidecar.config.classify_policy import ClassifyRule
 from sidecar.config.fault_policy import DelayRange, Expiry, Fault
 from sidecar.config.limit_policy import Adaptive, ConcurrencyLimit, RateLimit
+from sidecar.config.metrics_settings import Exposed, Metrics
 from sidecar.config.pace_policy import Pace
 from sidecar.config.policy import (
     IDEMPOTENT,
@@ -99,12 +100,6 @@ def _health(value: str) -> str:
     return value
 
 
-def _namespace(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-        raise wrong('"{given}" cannot begin the name of a metric', value, "letters, digits and _")
-    return value
-
-
 def _token(value: object) -> object:
     return None if value == "" else value
 
@@ -122,9 +117,6 @@ def _redis(value: object) -> object:
 
 
 HealthPath = Annotated[str, AfterValidator(_health), WithJsonSchema({"type": "string", "pattern": "^/"})]
-Namespace = Annotated[
-    str, AfterValidator(_namespace), WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"})
-]
 Token = Annotated[
     SecretStr | None,
     BeforeValidator(_token),
@@ -156,6 +148,15 @@ class App(Model):
         None,
         "Path that is polled to tell whether the app is up; absent: a connection must succeed.",
         "/health",
+    )
+    health_interval: Duration = setting(
+        "5s", "Time between two polls of an app that is well; one in doubt is polled each second.", "10s"
+    )
+    health_timeout: Duration = setting(
+        "2s", "Time for a connection, and for an answer; none in time is busy, not dead.", "5s"
+    )
+    health_failures: Count = setting(
+        3, "Refusals or failures in a row until the app counts as down, and the sidecar as not ready.", 5
     )
 
 
@@ -217,12 +218,6 @@ class Logging(Model):
         "info", "What is less severe is not logged. The variable LOG_LEVEL goes before this.", "debug"
     )
     access: Switch = setting(True, "Whether each request is logged.", False)
-
-
-class Metrics(Model):
-    """Prometheus metrics."""
-
-    namespace: Namespace = setting("nextvision", "First part of all metric names.", "sidecar")
 
 
 class Limits(Model):
@@ -307,6 +302,12 @@ class Settings(Model):
 
     app: App = section(App, "The app that the sidecar stands beside.")
     listen: Listen = section(Listen, "Addresses the sidecar listens on.")
+    expose: tuple[Exposed, ...] = setting(
+        (),
+        "Paths of the admin listener that ingress answers too, to GET and HEAD: what the app has there is "
+        "hidden.",
+        ["/health", "/health/ready"],
+    )
     policies: tuple[str, ...] = setting(
         (), "Policy files, relative to this file; * and ** are wildcards.", ["policies/*.yaml"]
     )

@@ -67,6 +67,11 @@ class Tiered:
             space = self._spaces[name] = Space(self, name)
         return space
 
+    @property
+    def spaces(self) -> dict[str, SpaceStats]:
+        """The counts of each namespace."""
+        return {name: space.stats for name, space in self._spaces.items()}
+
     def mark(self) -> int:
         return self._log.mark()
 

@@ -6,7 +6,8 @@
 * `status`: `healthy`; `degraded` when something optional fails or the app is in doubt; `unhealthy` when
   the app, which is required, fails; `critical` when no upstream would be called either.
 
-Busy is not dead: only refusals and answers of failure, `FAILURES` in a row, make the app fail. An app that
+Busy is not dead: only refusals and answers of failure, `app.health_failures` in a row,
+make the app fail. An app that
 takes connections, or whose answers to real traffic keep coming, is at most degraded.
 """
 
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 Status = Literal["healthy", "degraded", "unhealthy", "critical"]
 
 FAILURES = 3
-"""Findings in a row, against the app, that make it fail."""
+"""Findings in a row, against the app, that make it fail, unless the configuration says another number."""
 INTERVAL = 5.0
-"""Seconds between two probes of an app that is well."""
+"""Seconds between two probes of an app that is well, likewise."""
 INTERVAL_IN_DOUBT = 1.0
 """Seconds between two probes of one that is not: it should be back in service soon after it is up."""
 INTERVAL_AT_START = 0.2
@@ -42,7 +43,9 @@ LAG_DEGRADED = 1.0
 class AppCheck:
     """What the findings on the app add up to."""
 
-    def __init__(self) -> None:
+    def __init__(self, failures: int = FAILURES) -> None:
+        """`failures` in a row make it fail."""
+        self._most = failures
         self.answered = False
         """A probe or real traffic, at least once."""
         self.status: Status = "unhealthy"
@@ -64,7 +67,7 @@ class AppCheck:
             self.failures = 0
         else:
             self.failures += 1
-        if not self.answered or self.failures >= FAILURES:
+        if not self.answered or self.failures >= self._most:
             self.status = "unhealthy"
         else:
             self.status = "degraded"
@@ -112,6 +115,8 @@ class Health:
         faults: Callable[[], list[str]] | None = None,
         shared_store: SharedStore | None = None,
         version: str = "",
+        interval: float = INTERVAL,
+        failures: int = FAILURES,
     ) -> None:
         self._clock = clock
         self._metrics = metrics
@@ -121,7 +126,8 @@ class Health:
         self._faults = faults
         self._shared_store = shared_store
         self._version = version
-        self._app = AppCheck()
+        self._app = AppCheck(failures)
+        self._interval = interval
         self._latency: float | None = None
         self._opened = False
         self._draining = False
@@ -179,7 +185,9 @@ class Health:
             if not app.answered:
                 await self._clock.sleep(INTERVAL_AT_START)
             else:
-                await self._clock.sleep(INTERVAL if app.status == "healthy" else INTERVAL_IN_DOUBT)
+                await self._clock.sleep(
+                    self._interval if app.status == "healthy" else min(INTERVAL_IN_DOUBT, self._interval)
+                )
 
     def _count(self) -> int:
         return self._answers() if self._answers is not None else 0
@@ -221,11 +229,11 @@ class Health:
         report["checks"] = checks
         system = self._system
         report["system"] = {
-            "cpu_percent": system.cpu_percent,
-            "memory_percent": system.memory_percent,
-            "resident_bytes": system.process_resident,
-            "open_fds": system.process_files,
-            "threads": system.process_threads,
+            "cpu_percent": system.last.cpu_percent,
+            "memory_percent": system.last.memory_percent,
+            "resident_bytes": system.last.process_resident,
+            "open_fds": system.last.process_files,
+            "threads": system.last.process_threads,
         }
         return report
 

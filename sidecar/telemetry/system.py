@@ -1,41 +1,94 @@
-"""The state of the machine, the process and the event loop, sampled beside the traffic.
+"""The state of the machine, the container, the process and the event loop, sampled beside the traffic.
 
-A scrape and a health report only read what the last sample found: psutil walks /proc, and a percentage
-of CPU is a difference between two readings, which several scrapers would spoil for each other.
+A scrape and a health report only read what the last sample found: psutil walks /proc, a file system may
+keep one waiting, and a percentage of CPU is a difference between two readings, which several scrapers
+would spoil for each other. Samples are taken in a thread; the lag of the loop is measured on it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
+from sidecar.telemetry.cgroup import Cgroup, CgroupFigures
+from sidecar.telemetry.garbage import Garbage
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sidecar.clock import Clock
 
 BEAT = 0.5
 """Seconds between two looks at the event loop's lag."""
 BEATS_PER_SAMPLE = 10
-"""Beats between two readings of psutil, a fraction of a millisecond each."""
+"""Beats between two samples."""
 BEATS_REMEMBERED = 120
 """One minute of lag."""
+
+
+class Disk(NamedTuple):
+    """The file system that a folder of ours is on; bytes."""
+
+    total: int
+    free: int
+    """For us: what is reserved for root is not in it."""
+    writable: bool
+
+    @property
+    def percent(self) -> float:
+        """In use, 0 to 100."""
+        return 100.0 * (1.0 - self.free / self.total) if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one look found. Bytes, seconds, percentages of 0 to 100."""
+
+    cpu_percent: float
+    """Of the container's CPU limit where it has one below the machine's, else of the machine."""
+    cpu_count: int
+    load_average: tuple[float, float, float]
+    """Of 1, 5 and 15 minutes."""
+    memory_percent: float
+    """Of the container's limit where it has one below the machine's, else of the machine."""
+    memory_total: int
+    memory_available: int
+    process_cpu_seconds: float
+    process_resident: int
+    process_threads: int
+    process_files: int
+    container: CgroupFigures
+    disks: Mapping[str, Disk] = field(default_factory=dict)
+    """By the use that a folder has."""
 
 
 class System:
     """Samples by itself between `start` and `close`."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, cgroup: Cgroup | None = None) -> None:
         self._clock = clock
         self._process = psutil.Process()
-        self._task: asyncio.Task[None] | None = None
+        self._cgroup = cgroup if cgroup is not None else Cgroup()
+        self._tasks: list[asyncio.Task[None]] = []
         self._lags: deque[float] = deque([0.0], maxlen=BEATS_REMEMBERED)
+        self._folders: dict[str, Path] = {}
+        self._counted: tuple[float, float] | None = None
+        """When the CPU time of the container was read, and what it was."""
         self.started = self._process.create_time()
         """Unix seconds."""
+        self.garbage = Garbage(clock)
         psutil.cpu_percent(None)  # the first reading has nothing to be compared with
-        self.sample()
+        self.last = self._read()
+        """The last sample."""
+        self.sampled = clock.now()
+        """When it was taken, in monotonic seconds."""
 
     @property
     def lag(self) -> float:
@@ -47,36 +100,89 @@ class System:
         """The largest lag of the last minute, in seconds."""
         return max(self._lags)
 
-    def sample(self) -> None:
-        """Reads machine and process once."""
-        self.cpu_percent = psutil.cpu_percent(None)
-        memory = psutil.virtual_memory()
-        self.memory_percent = memory.percent
-        self.memory_total = memory.total
+    def watch_folder(self, use: str, folder: Path) -> None:
+        """Samples the space where `folder` is, or is to be, from now on; `use` is its name in reports."""
+        self._folders[use] = folder
+
+    async def sample(self) -> None:
+        """Looks once, in a thread. What cannot be read leaves the last sample as it is."""
+        # No file descriptor left, for one.
+        with suppress(OSError, psutil.Error):
+            self.last = await asyncio.to_thread(self._read)
+            self.sampled = self._clock.now()
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.garbage.start()
+        self._tasks = [
+            loop.create_task(self._beat(), name="event-loop lag"),
+            loop.create_task(self._run(), name="system sampler"),
+        ]
+
+    async def close(self) -> None:
+        self.garbage.close()
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _beat(self) -> None:
+        clock = self._clock
+        while True:
+            before = clock.now()
+            await clock.sleep(BEAT)
+            self._lags.append(max(0.0, clock.now() - before - BEAT))
+
+    async def _run(self) -> None:
+        while True:
+            await self.sample()
+            await self._clock.sleep(BEAT * BEATS_PER_SAMPLE)
+
+    def _read(self) -> Sample:
         process = self._process
         with process.oneshot():
             times = process.cpu_times()
-            self.process_cpu_seconds = times.user + times.system
-            self.process_resident = process.memory_info().rss
-            self.process_threads = process.num_threads()
-        self.process_files = process.num_fds()
+            resident = process.memory_info().rss
+            threads = process.num_threads()
+        memory = psutil.virtual_memory()
+        container = self._cgroup.read()
+        count = psutil.cpu_count() or 1
+        cpu_percent = psutil.cpu_percent(None)
+        memory_percent = memory.percent
+        if container.cpu_limit is not None and container.cpu_limit < count:
+            cpu_percent = self._share(container.cpu_limit, container.cpu_seconds, cpu_percent)
+        limit = container.memory_limit
+        if limit and limit < memory.total and container.memory_used is not None:
+            memory_percent = min(100.0 * container.memory_used / limit, 100.0)
+        return Sample(
+            cpu_percent=cpu_percent,
+            cpu_count=count,
+            load_average=psutil.getloadavg(),
+            memory_percent=memory_percent,
+            memory_total=memory.total,
+            memory_available=memory.available,
+            process_cpu_seconds=times.user + times.system,
+            process_resident=resident,
+            process_threads=threads,
+            process_files=process.num_fds(),
+            container=container,
+            disks={use: _disk(folder) for use, folder in tuple(self._folders.items())},
+        )
 
-    def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="system sampler")
+    def _share(self, limit: float, used: float | None, otherwise: float) -> float:
+        """Per cent of the container's `limit` in cores that it used since the last look."""
+        if used is None:
+            return otherwise
+        now = self._clock.now()
+        last, self._counted = self._counted, (now, used)
+        if last is None or now <= last[0]:
+            return 0.0
+        return min(100.0 * max(used - last[1], 0.0) / (now - last[0]) / limit, 100.0)
 
-    async def close(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
-    async def _run(self) -> None:
-        clock = self._clock
-        while True:
-            for _ in range(BEATS_PER_SAMPLE):
-                before = clock.now()
-                await clock.sleep(BEAT)
-                self._lags.append(max(0.0, clock.now() - before - BEAT))
-            # No file descriptor left, for one: then the last figures stand.
-            with suppress(OSError, psutil.Error):
-                self.sample()
+def _disk(folder: Path) -> Disk:
+    """Of the folder, or of the nearest one above it that is there already. Raises OSError."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    space = os.statvfs(folder)
+    return Disk(space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize, os.access(folder, os.W_OK))

@@ -12,6 +12,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sidecar.decisions.breaker import Breaker, State
+from sidecar.decisions.buckets import STANDARD
 from sidecar.decisions.concurrency import FixedLimit
 from sidecar.decisions.gcra import Buckets
 from sidecar.decisions.pacer import Pacer
@@ -21,7 +22,7 @@ from sidecar.decisions.verdict import Verdict
 from sidecar.queueing import Gate
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.collector import Collector
-from sidecar.telemetry.metrics import BOUNDS, Metrics
+from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.sink import Sink
 from sidecar.telemetry.system import System
 from tests.support.clock import ManualClock
@@ -267,7 +268,7 @@ def test_buckets_are_cumulative(collector: Collector) -> None:
                     series.setdefault(labels, []).append(sample.value)
             assert series
             for counts in series.values():
-                assert len(counts) == len(BOUNDS) + 1
+                assert len(counts) == len(STANDARD) + 1
                 assert counts == sorted(counts)
 
 
