@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from sidecar.decisions.buckets import STANDARD as BOUNDS
 from sidecar.egress import UNLISTED
 from sidecar.generation import UNMATCHED
-from sidecar.telemetry.metrics import BOUNDS
 
 if TYPE_CHECKING:
     from sidecar.config.load import Loaded

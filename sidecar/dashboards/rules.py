@@ -14,7 +14,7 @@ from sidecar.dashboards import figures, sidecar_alerts
 from sidecar.dashboards.alert import Alert, Case, bucket_above, growing, histogram, steady
 from sidecar.dashboards.facts import Facts, UpstreamFacts
 from sidecar.dashboards.promql import one_of, seconds
-from sidecar.telemetry.metrics import BOUNDS
+from sidecar.decisions.buckets import STANDARD as BOUNDS
 
 JOB: Final = "sidecar"
 """The name of the scrape job, unless another is given."""
