@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
 from pathlib import Path
 
 import aiohttp
+import pytest
 
-from tests.support.processes import Sidecar, TinyApp, total
+from tests.support.processes import Sidecar, TinyApp, total, until_connects
 
 
 async def test_exposed_pages_are_answered_on_ingress(tmp_path: Path) -> None:
@@ -15,6 +18,7 @@ async def test_exposed_pages_are_answered_on_ingress(tmp_path: Path) -> None:
     sidecar = Sidecar(tmp_path, app.port, expose=["/health", "/metrics"])
     await app.start()
     await sidecar.start()
+    await until_connects(sidecar.admin_port)
     try:
         async with aiohttp.ClientSession(sidecar.url) as http:
             async with http.get("/health") as reply:
@@ -42,6 +46,7 @@ async def test_metrics_can_be_turned_off(tmp_path: Path) -> None:
     sidecar.environment["PROMETHEUS_ENABLED"] = "false"
     await app.start()
     await sidecar.start()
+    await until_connects(sidecar.admin_port)
     try:
         async with aiohttp.ClientSession() as http, http.get(sidecar.admin + "/metrics") as reply:
             assert reply.status == 404
@@ -49,3 +54,27 @@ async def test_metrics_can_be_turned_off(tmp_path: Path) -> None:
     finally:
         await sidecar.end()
         await app.end()
+
+
+@pytest.mark.system
+async def test_promtool_finds_nothing_wrong_with_the_metrics(tmp_path: Path) -> None:
+    """`promtool check metrics` takes the page after traffic, and has no advice."""
+    app = TinyApp(tmp_path)
+    sidecar = Sidecar(tmp_path, app.port)
+    await app.start()
+    await sidecar.start()
+    await until_connects(sidecar.admin_port)
+    try:
+        async with aiohttp.ClientSession() as http:
+            for path in ("/a", "/slow", "/shared/b"):
+                async with http.get(sidecar.url + path) as reply:
+                    assert reply.status == 200
+            async with http.get(sidecar.admin + "/metrics") as reply:
+                page = await reply.read()
+    finally:
+        await sidecar.end()
+        await app.end()
+    checked = await asyncio.to_thread(
+        subprocess.run, ["promtool", "check", "metrics"], input=page, capture_output=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
