@@ -7,6 +7,7 @@ import gc
 import ssl
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidecar.admin import api as admin
@@ -15,6 +16,7 @@ from sidecar.admin.cache_pages import CachePages
 from sidecar.admin.config_pages import ConfigPages, InForce
 from sidecar.admin.fault_pages import FaultPages
 from sidecar.admin.health_pages import HealthPages, MetricsPages
+from sidecar.admin.system_pages import SystemPages
 from sidecar.alternates import pools
 from sidecar.caching.cache import Caching
 from sidecar.caching.control import Control
@@ -138,6 +140,7 @@ class App:
             on_refused=self._refused,
         )
         self.system = System(clock)
+        self.system.watch_folder("ca", Path(config.ca.dir))
         self.health = Health(
             clock,
             metrics=self.metrics,
@@ -279,6 +282,7 @@ class App:
         """What the admin listener tells of and lets be acted upon."""
         production = self.config.environment == "production"
         yield HealthPages(self.health)
+        yield SystemPages(self.health, self.system)
         yield MetricsPages(self.collector, enabled=self.config.metrics.enabled)
         yield CachePages(self.cache_control if self.caching.in_use else None)
         yield BreakerPages(self.breakers)

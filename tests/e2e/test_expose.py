@@ -15,7 +15,7 @@ from tests.support.processes import Sidecar, TinyApp, total, until_connects
 async def test_exposed_pages_are_answered_on_ingress(tmp_path: Path) -> None:
     """To GET and HEAD, in place of the app's, and without counting; other paths and methods go to the app."""
     app = TinyApp(tmp_path)
-    sidecar = Sidecar(tmp_path, app.port, expose=["/health", "/metrics"])
+    sidecar = Sidecar(tmp_path, app.port, expose=["/health", "/metrics", "/monitoring/system"])
     await app.start()
     await sidecar.start()
     await until_connects(sidecar.admin_port)
@@ -29,6 +29,11 @@ async def test_exposed_pages_are_answered_on_ingress(tmp_path: Path) -> None:
                 assert reply.content_type == "application/json"
             async with http.get("/metrics", headers={"Accept": "application/openmetrics-text"}) as reply:
                 assert (await reply.text()).endswith("# EOF\n")
+            async with http.get("/monitoring/system") as reply:
+                figures = await reply.json()
+                assert figures["process"]["resident_bytes"] > 1 << 20
+                assert figures["cpu"]["count"] >= 1
+                assert figures["event_loop"]["lag_max_ms"] >= 0
             async with http.get("/health/ready") as reply:
                 assert await reply.json() == {"path": "/health/ready"}
             async with http.post("/health") as reply:
