@@ -18,6 +18,7 @@ class Program(NamedTuple):
 
 
 PROGRAMS = (
+    Program("chromium", "chromium", "looks at the dashboard in tests/e2e"),
     Program("curl", "curl", "a real client in tests/e2e"),
     Program("node", "nodejs", "its fetch is a real client in tests/e2e; runs the suite in tests/conformance"),
     Program("npm", "npm", "installs the suite in tests/conformance"),

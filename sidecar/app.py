@@ -14,6 +14,7 @@ from sidecar.admin import api as admin
 from sidecar.admin.breaker_pages import BreakerPages, Breakers
 from sidecar.admin.cache_pages import CachePages
 from sidecar.admin.config_pages import ConfigPages, InForce
+from sidecar.admin.dashboard_pages import Dashboard
 from sidecar.admin.fault_pages import FaultPages
 from sidecar.admin.health_pages import HealthPages, MetricsPages
 from sidecar.admin.system_pages import SystemPages
@@ -167,6 +168,14 @@ class App:
             self.collector.add(cache_source(self.caching))
         if self.redis is not None:
             self.collector.add(redis_source(self.redis.stats))
+        self.dashboard = Dashboard(
+            clock,
+            metrics=self.metrics,
+            health=self.health,
+            breakers=self.breakers,
+            access_log=self.access_log,
+            current=lambda: self.in_force,
+        )
         self._drained_by = 0.0
         self._ticker: asyncio.Task[None] | None = None
 
@@ -267,6 +276,7 @@ class App:
             self.cache_control.warm(())
         self._ticker = asyncio.get_running_loop().create_task(self._tick(), name="tick")
         self.health.start()
+        self.dashboard.start()
         self.health.open()
         _tune_collector()
         self.log.info(
@@ -281,6 +291,7 @@ class App:
     def _subjects(self) -> Iterator[Subject]:
         """What the admin listener tells of and lets be acted upon."""
         production = self.config.environment == "production"
+        yield self.dashboard
         yield HealthPages(self.health)
         yield SystemPages(self.health, self.system)
         yield MetricsPages(self.collector, enabled=self.config.metrics.enabled)
@@ -324,6 +335,7 @@ class App:
         if self.redis is not None:
             await self.redis.close()
         await self.health.close()
+        await self.dashboard.close()
         await self.system.close()
         for upstream in self.upstreams.values():
             upstream.close()

@@ -16,6 +16,8 @@ from sidecar.telemetry.redact import redact_target
 from sidecar.telemetry.stamp import Stamp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from sidecar.clock import Clock, Timer
     from sidecar.exchange import Exchange
     from sidecar.telemetry.sink import Sink
@@ -103,6 +105,8 @@ class AccessLog:
         self._stamp = Stamp()
         self._known: dict[Facts, tuple[str, str]] = {}
         self._trails: dict[tuple[object, ...], str] = {}
+        self.tap: Callable[[Sequence[Record], float], None] | None = None
+        """Hears of each batch once the sink has it, with what makes Unix time of its times."""
         self._colour = format == "console" and sink is not None and sink.is_terminal
         self._line = self._console if format == "console" else self._json
 
@@ -178,6 +182,12 @@ class AccessLog:
         line = self._line
         if self._sink is not None:
             self._sink.write(b"".join([line(record, epoch) for record in records]), len(records))
+            if self.tap is not None:
+                self.tap(records, epoch)
+
+    def entry(self, record: Record, epoch: float) -> bytes:
+        """A record as JSON, in whatever format the log is written."""
+        return self._json(record, epoch).rstrip(b"\n")
 
     def close(self) -> None:
         """Flushes. The sink is closed by whoever made it."""
