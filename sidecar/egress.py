@@ -99,6 +99,7 @@ class File:
                     upstream,
                     others,
                 ),
+                policy.app_keeps,
             )
             for route in (*policy.routes, rest)
         ]

@@ -8,6 +8,10 @@ A call belongs to the request whose trace id it carries in its `traceparent`, wh
 flight, and to no other. All else is a matter of time. As a request that is being answered has begun before
 now and is not over, a call that has gone wrong overlapped with it if it ended after the request began: one
 number for each policy file is all that has to be remembered, however many calls there are.
+
+An app may keep what a fallback told it, and use it later without a call. Where a policy file says so
+(`app_keeps`), what was asked for is remembered until the app has forgotten it, or asks again and is
+answered by the provider: an answer to a request that speaks of it is doubtful as well.
 """
 
 from __future__ import annotations
@@ -16,16 +20,21 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Final
 
+from sidecar.decisions.kept import Kept, asked_for, texts
 from sidecar.decisions.verdict import BY_STATUS, Verdict
 from sidecar.exchange import End, Stream
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock
+    from sidecar.config.inject_policy import AppKeeps
     from sidecar.exchange import Exchange, Response
     from sidecar.pipeline import Handler
 
 _WRONG: Final = frozenset({Verdict.TRANSIENT, Verdict.RATE_LIMITED, Verdict.QUOTA, Verdict.AUTH})
 """What a provider says, or we say for it, when it did not do what was asked."""
+
+_INVENTED: Final = frozenset({"respond", "upstream"})
+"""The rungs whose answer is another than the provider's; a stale one is its own."""
 
 
 class Trace:
@@ -44,7 +53,7 @@ class Trace:
 class Overlaps:
     """One per process; survives reloads."""
 
-    __slots__ = ("_clock", "_ended", "_traces", "last", "seen")
+    __slots__ = ("_clock", "_ended", "_traces", "kept", "last", "seen")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -55,11 +64,15 @@ class Overlaps:
         self._ended: dict[str, float] = {}
         """The same of each policy file, for calls that carry no trace id of a request in flight."""
         self._traces: dict[bytes, Trace] = {}
+        self.kept: dict[str, Kept] = {}
+        """By policy file, what the app may have kept of fallbacks; empty until there was one."""
 
     # -- the app's calls -----------------------------------------------------------------------
 
-    def noting(self, policy: str, handler: Handler) -> Handler:
+    def noting(self, policy: str, handler: Handler, keeps: AppKeeps | None = None) -> Handler:
         """`handler`, whose calls are noted under the name of their policy file when they go wrong.
+
+        `keeps`: what the app keeps of the answers, by what parameter of the query, and for how long.
 
         It has to be the whole pipeline of a call: what counts is what the app gets.
         """
@@ -78,7 +91,12 @@ class Overlaps:
                 raise
             if went_wrong(exchange, response):
                 self._note(policy, trace)
-            elif isinstance(response.body, Stream):
+                if keeps is not None and exchange.rung in _INVENTED:
+                    self._keep(policy, exchange, keeps)
+                return response
+            if policy in self.kept and keeps is not None:
+                self.kept[policy].drop(asked_for(exchange.request.query, keeps.parameter))
+            if isinstance(response.body, Stream):
 
                 def ended(how: End) -> None:
                     if how is End.BROKEN:
@@ -92,6 +110,12 @@ class Overlaps:
     def _note(self, policy: str, trace: Trace | None) -> None:
         self.last = now = self._clock.now()
         (self._ended if trace is None else trace.ended)[policy] = now
+
+    def _keep(self, policy: str, exchange: Exchange, keeps: AppKeeps) -> None:
+        asked = asked_for(exchange.request.query, keeps.parameter)
+        if asked is not None:
+            kept = self.kept.setdefault(policy, Kept())
+            kept.put(asked, self._clock.now() + keeps.ttl)
 
     # -- requests of the app's clients ---------------------------------------------------------
 
@@ -112,6 +136,21 @@ class Overlaps:
         """The policy files, of those in `among`, a call of which went wrong since `since` (`Clock.now()`)."""
         ended = self._ended if trace is None or not trace.seen else trace.ended
         return tuple(sorted(name for name, end in ended.items() if end >= since and name in among))
+
+    def remembered(self, body: bytes | Stream, among: frozenset[str]) -> tuple[str, ...]:
+        """The policy files, of those in `among`, of which the app may use a fallback that it has kept.
+
+        That is so where `body`, JSON, has a text that was asked for then. A body that is not here, or is
+        no JSON, may speak of anything.
+        """
+        now = self._clock.now()
+        for name in [name for name, kept in self.kept.items() if not kept.any(now)]:
+            del self.kept[name]
+        names = [name for name in self.kept if name in among]
+        if not names or body == b"":
+            return ()
+        said = texts(body) if isinstance(body, bytes) else None
+        return tuple(sorted(name for name in names if said is None or self.kept[name].holds(said)))
 
 
 def went_wrong(exchange: Exchange, response: Response) -> bool:

@@ -1,4 +1,4 @@
-"""Models of `inject`, secrets on the app's calls, and of `depends_on`. Attribute names are the YAML keys."""
+"""Models of `inject`, `app_keeps` and `depends_on`. Attribute names are the YAML keys."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, SecretStr, WithJsonSchema
 
-from sidecar.config.base import Model, setting
+from sidecar.config.base import Model, required, setting
 from sidecar.config.patterns import TOKEN, Name
 from sidecar.config.problems import SECRET
-from sidecar.config.units import wrong
+from sidecar.config.units import Duration, wrong
 
 OURS: Final = frozenset(
     {
@@ -85,6 +85,17 @@ class Inject(Model):
     def any(self) -> bool:
         """Whether there is something to put."""
         return any(value.get_secret_value() for _, value in (*self.query, *self.headers))
+
+
+class AppKeeps(Model):
+    """What the app keeps in a memory of its own."""
+
+    query: Name = required("The parameter of a call's query by which the app keeps the answer.", "address")
+    ttl: Duration = required("For how long.", "1d")
+
+    @property
+    def parameter(self) -> bytes:
+        return self.query.encode()
 
 
 def _providers(value: object) -> object:

@@ -124,6 +124,8 @@ def direction(policy: PolicyFile, place: Place) -> Iterator[Problem]:
             yield place.error("hosts", f"hosts are for egress ({mend})")
         if policy.takeover:
             yield place.error("takeover", "takeover is for egress (write direction: egress)")
+        if policy.app_keeps is not None:
+            yield place.error("app_keeps", "app_keeps is for egress (write direction: egress)")
         if policy.inject != Inject():
             yield place.error("inject", "inject is for egress (write direction: egress)")
         return

@@ -11,7 +11,7 @@ from sidecar.config.base import Mode, Model, mode, required, section, setting
 from sidecar.config.cache_policy import Cache
 from sidecar.config.classify_policy import RuleList
 from sidecar.config.fault_policy import Fault
-from sidecar.config.inject_policy import Inject, Providers
+from sidecar.config.inject_policy import AppKeeps, Inject, Providers
 from sidecar.config.limit_policy import ConcurrencyLimit, RateLimit
 from sidecar.config.pace_policy import Pace
 from sidecar.config.patterns import FileName, HeaderGlobs, HostName, HostPattern, Methods, Name, PathPattern
@@ -275,6 +275,13 @@ class PolicyFile(Model):
         Inject,
         "With `egress`: secrets that are put on each request on its way to the upstream, instead of what "
         "the app sent under these names. The app, the cache and the log never see them.",
+    )
+    app_keeps: AppKeeps | None = setting(
+        None,
+        "With `egress`: the app keeps answers in a memory of its own. After a fallback, answers to requests "
+        "whose JSON has the text that the app asked for are marked `Sidecar-Degraded`, and not cached, for "
+        "that time, or until the app has asked again and the provider has answered.",
+        {"query": "address", "ttl": "1d"},
     )
     classify: RuleList | None = setting(
         None,

@@ -48,8 +48,11 @@ def layer(place: Place) -> Layer | None:
 
         def judged(exchange: Exchange, response: Response, trace: Trace | None) -> Response:
             started = exchange.started
-            if overlaps.last >= started:
+            if overlaps.kept or overlaps.last >= started:
                 names = overlaps.blamed(started, trace, among)
+                if overlaps.kept:
+                    kept = overlaps.remembered(exchange.request.body, among)
+                    names = tuple(sorted({*names, *kept}))
                 if names:
                     added = _mark(response, names)
                     for name in added:

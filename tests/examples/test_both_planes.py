@@ -61,11 +61,18 @@ async def test_google_fails(tmp_path: Path, providers: Fake) -> None:
                 assert [told(reply) for reply in warm] == [told(well)] * 2
                 cold = await ask("c3", job_address="1 Rue Jamais Vue, Lyon")
                 assert cold.headers["sidecar-degraded"] == "upstream=google-maps"
-                again = await ask("c3", job_address="1 Rue Jamais Vue, Lyon")
-                assert "hit" not in again.headers["cache-status"]
+                # The app has kept the fallback's place, and calls nobody. Whose request it is is all one.
+                for candidate in ("c3", "c3", "c3b"):
+                    again = await ask(candidate, job_address="1 Rue Jamais Vue, Lyon")
+                    assert again.headers["sidecar-degraded"] == "upstream=google-maps"
+                    assert "hit" not in again.headers["cache-status"]
                 for number in range(4):
                     await ask("c4", job_address=f"{number} Rue Inconnue, Lyon")
                 await ask("c5", job_address="99 Rue Toute Neuve, Lyon")
+                providers.switch(google={"mode": "ok"})
+                late = await ask("c6", job_address="1 Rue Jamais Vue, Lyon")
+                assert late.headers["sidecar-degraded"] == "upstream=google-maps"
+                assert "sidecar-degraded" not in (await ask("c7")).headers
         finally:
             await sidecar.end()
     # The app's breaker would have kept this call from being made.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.config.inject_policy import AppKeeps
 from sidecar.errors import CircuitOpen, ConnectFailed, PaceExceeded, QuotaHeld
 from sidecar.exchange import Response, Stream
 from tests.support.clock import settle
@@ -79,6 +80,27 @@ async def test_a_fallback_of_a_call_counts() -> None:
     await settle()
     assert (await call()).status == 200
     assert shown(await answered(app, sent), "sidecar-degraded") == "upstream=maps"
+
+
+async def test_a_fallback_that_the_app_has_kept_counts_later() -> None:
+    """By the text that was asked for; until the provider has answered for it."""
+    app = bench(ok(b"one"), ok(b"two"), ok(b"three"))
+    call = app.calls_of_the_app(
+        "maps",
+        answer(503),
+        answer(200),
+        fallback=[LATER],
+        keeps=AppKeeps.model_validate({"query": "address", "ttl": "1d"}),
+    )
+    send = app.route()
+    await call(target=b"/geocode?address=1+Rue+X&key=k")
+    await app.clock.advance(3600)
+    job = {"method": "POST", "body": b'{"job": {"address": "1 rue x"}}'}
+    other = {"method": "POST", "body": b'{"job": {"address": "2 rue x"}}'}
+    assert shown(await send(**job), "sidecar-degraded") == "upstream=maps"
+    assert shown(await send(**other), "sidecar-degraded") is None
+    await call(target=b"/geocode?address=1+Rue+X&key=k")
+    assert shown(await send(**job), "sidecar-degraded") is None
 
 
 async def test_a_retry_that_succeeds_does_not_count() -> None:

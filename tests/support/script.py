@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sidecar.caching.cache import Caching
+from sidecar.config.inject_policy import AppKeeps
 from sidecar.config.schema import Route
 from sidecar.decisions.verdict import Verdict
 from sidecar.errors import SidecarError
@@ -152,7 +153,9 @@ class Bench:
         """A sender of requests through a route with these policies."""
         return self.of(Route.model_validate({"name": name, **settings}))
 
-    def calls_of_the_app(self, policy: str, *outcomes: Outcome, **settings: Any) -> Send:
+    def calls_of_the_app(
+        self, policy: str, *outcomes: Outcome, keeps: AppKeeps | None = None, **settings: Any
+    ) -> Send:
         """A sender of calls of the app to a provider with a script of its own, in virtual time."""
         script = iter(outcomes)
         last = outcomes[-1]
@@ -169,7 +172,7 @@ class Bench:
         place = Place(route, policy, self.services, policy=policy, plane="egress")
         self.caching.in_use = self.caching.in_use or route.cache is not None
         handler = compile_pipeline(place, provider)
-        return self._sender(self.services.overlaps.noting(policy, handler), plane="egress")
+        return self._sender(self.services.overlaps.noting(policy, handler, keeps), plane="egress")
 
     def of(self, route: Route) -> Send:
         """A sender of requests through `route`."""
