@@ -50,3 +50,25 @@ def test_the_optional_bridge_is_a_valid_file(
     (bridge,) = (it for it in load(tmp_path / "sidecar.yaml", env).policies if it.takeover)
     assert [address.port for address in bridge.takeover] == [5053, 5055]
     assert str(bridge.upstream) == "http://10.1.2.3:5053"
+
+
+@pytest.mark.parametrize("said", ["private", "no-cache, must-revalidate", "private, max-age=0", "no-store"])
+@pytest.mark.parametrize("name", ["geocode", "directions"])
+async def test_what_google_says_to_browsers_does_not_keep_the_app_from_its_cache(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    """With the shipped file the second call is a hit, whatever `Cache-Control` the answers carry."""
+    file = ROOT / "policies" / "google-maps.yaml"
+    (tmp_path / "sidecar.yaml").write_text(f"app: {{url: 'http://127.0.0.1:1'}}\npolicies: ['{file}']\n")
+    routes = {
+        route.name: route
+        for policy in load(tmp_path / "sidecar.yaml", {}).policies
+        for route in policy.routes
+    }
+    bench = Bench(ok(b"one", cache_control=said))
+    bench.caching.in_use = True
+    send = bench.route(cache=routes[name].cache)
+    target = b"/maps/api/x/json?address=Paris&key=k"
+    await send(target=target)
+    assert (await send(target=target)).body == b"one"
+    assert bench.outcomes == ["miss", "hit"]
