@@ -32,14 +32,14 @@ def memory(store: CacheStore, files: Iterable[PolicyFile], place: Place) -> list
     return []
 
 
-def route(route: Route, cache: Cache, place: Place) -> Iterator[Problem]:
-    """Findings about `cache` of a route."""
+def route(route: Route, cache: Cache, place: Place, *, one_reader: bool = False) -> Iterator[Problem]:
+    """Findings about `cache` of a route. `one_reader`: what is private is for the app, by its own calls."""
     yield from _methods(route, cache, place)
     yield from _times(cache, place)
     yield from _query(cache, place)
     yield from _tags(route, cache, place)
     yield from _warming(route, cache, place)
-    if cache.share_private:
+    if cache.share_private and not one_reader:
         text = f"answers that are meant for one user, or set cookies, are shown to others ({_ONLY_IF_SAFE})"
         yield place.warning("cache.share_private", text)
     if cache.share_authorized:

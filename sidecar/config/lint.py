@@ -85,7 +85,7 @@ def policies(files: Sequence[PolicyFile], origins: Mapping[str, Origin]) -> list
                         found += classify_lint.route(rung.route(route), below)
             found += fault_lint.route(route, place)
             if route.cache is not None:
-                found += cache_lint.route(route, route.cache, place)
+                found += cache_lint.route(route, route.cache, place, one_reader=policy.direction == "egress")
                 found += listen_lint.warming(policy, route.cache, place)
             found += classify_lint.route(route, place)
             earlier.append((route, place))
