@@ -1,9 +1,9 @@
-"""Pictures of the dashboard under the demo's load, while its fake OpenAI fails.
+"""Pictures of the dashboard under the demo's load, while the app and OpenAI have a bad day.
 
 python scripts/screenshot.py           writes docs/img/dashboard.png, as the README shows it
 python scripts/screenshot.py FOLDER    writes it there, and besides the whole page: light, dark, on a phone
 
-It takes about two minutes, the demo's packages and a Chromium.
+It takes a minute and more, the demo's packages and a Chromium.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sidecar.demo.load import Clients, Payloads, arrive
 from sidecar.demo.processes import Stage, examples
 from tests.support.browser import Page
 
-SECONDS = 45
+SECONDS = 30
 """Of load, before things break and after."""
 
 
@@ -44,13 +44,14 @@ async def main(folder: Path, *, all_of_them: bool) -> None:
         try:
             await stage.start()
             await page.start()
-            await page.size(1280, 900)
+            await page.size(1280, 1120)
             await page.go(stage.admin_url)
             payloads = Payloads(sample / "payloads")
             clients = Clients(stage.sidecar_url, 15.0, stage.clock)
             loads = [asyncio.create_task(_load(clients, payloads, stage.clock))]
             await stage.clock.sleep(SECONDS)
-            await stage.break_providers({"openai": {"mode": "fail"}})
+            await stage.break_providers({"openai": {"mode": "slow", "delay": 0.4}})
+            await stage.break_apps({"mode": "burst503", "every": 5.0, "for": 0.4})
             await stage.clock.sleep(SECONDS)
             (folder / "dashboard.png").write_bytes(await page.picture())
             if all_of_them:

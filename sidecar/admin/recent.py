@@ -26,7 +26,6 @@ _END: Final = 1
 _ATTEMPTS: Final = 7
 _CACHE: Final = 10
 _RUNG: Final = 12
-_ODD_CACHE: Final = frozenset({"stale", "updating"})
 
 
 class _Kept:
@@ -69,7 +68,7 @@ class Recent:
                 or facts[_RUNG]
                 or facts[_ATTEMPTS] > 1
                 or facts[_END] != "done"
-                or facts[_CACHE] in _ODD_CACHE
+                or facts[_CACHE] == "stale"
             ):
                 self.count += 1
                 self._odd.append(_Kept(self.count, record, epoch))

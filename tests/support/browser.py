@@ -27,6 +27,7 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
     "--disable-extensions",
+    "--hide-scrollbars",
     "--no-first-run",
     "--no-proxy-server",
     "--remote-debugging-port=0",
@@ -49,14 +50,19 @@ class Page:
         self.complaints: list[str] = []
         """Errors and warnings of the console, uncaught exceptions, breaches of the policy for content."""
         self.hosts: set[str] = set()
-        """Of all that was asked for."""
+        """Of all that was asked for over HTTP."""
 
     async def start(self) -> None:
         program = shutil.which(PROGRAM)
         assert program is not None, f"{PROGRAM} is not there: scripts/system_programs.py says how to get it"
         with (self._folder / "chromium.out").open("wb") as output:
             self._process = await asyncio.create_subprocess_exec(
-                program, *FLAGS, f"--user-data-dir={self._folder / 'profile'}", stdout=output, stderr=output
+                program,
+                *FLAGS,
+                f"--user-data-dir={self._folder / 'profile'}",
+                "about:blank",
+                stdout=output,
+                stderr=output,
             )
         port = self._folder / "profile" / "DevToolsActivePort"
         lines = await self._until(lambda: port.read_text().split() if port.exists() else [])
@@ -112,7 +118,7 @@ class Page:
             self.complaints.append(f"{told['entry']['source']}: {told['entry']['text']}")
         elif method == "Network.requestWillBeSent":
             url = told["request"]["url"]
-            if not url.startswith("data:"):
+            if url.startswith("http"):  # no data: and none of the browser's own
                 self.hosts.add(url.split("/")[2])
 
     async def send(self, method: str, **parameters: Any) -> dict[str, Any]:

@@ -61,7 +61,7 @@ function onState(event) {
 
 // A plain success: nothing about it but that it happened.
 function plain(line) {
-  const odd = line.rung || line.attempts > 1 || line.end !== "done" || line.cache === "stale" || line.cache === "updating";
+  const odd = line.rung || line.attempts > 1 || line.end !== "done" || line.cache === "stale";
   return line.status < 400 && !odd;
 }
 

@@ -85,7 +85,7 @@ function drawTiles(all, state) {
     tile("Slowest route's p95", all.slowest ? milliseconds(all.slowest[1]) : none),
     tile("Cache hits", percent(all.hits, all.lookedUp)),
     tile("Fallbacks", percent(all.fallbacks, all.requests)),
-    tile("CPU, sidecar's memory", `${Math.round(state.system.cpu_percent)} %`, ` ${Math.round(state.system.resident_bytes / 1048576)} MiB`),
+    tile("CPU of the machine", `${Math.round(state.system.cpu_percent)} %`, ""),
   ];
   rows(
     byId("tiles"),
@@ -241,6 +241,7 @@ function drawChecks({ checks, system }) {
     "Memory of the machine": `${Math.round(system.memory_percent)} %`,
     "Open files": `${system.open_fds}`,
     Threads: `${system.threads}`,
+    "Memory of the sidecar": `${Math.round(system.resident_bytes / 1048576)} MiB`,
   };
   rows(
     byId("system"),
