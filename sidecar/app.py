@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidecar.admin import api as admin
+from sidecar.admin.batch_pages import BatchPages
 from sidecar.admin.breaker_pages import BreakerPages, Breakers
 from sidecar.admin.cache_pages import CachePages
 from sidecar.admin.config_pages import ConfigPages, InForce
@@ -19,6 +20,7 @@ from sidecar.admin.fault_pages import FaultPages
 from sidecar.admin.health_pages import HealthPages, MetricsPages
 from sidecar.admin.system_pages import SystemPages
 from sidecar.alternates import pools
+from sidecar.batch import setup as batch
 from sidecar.caching.cache import Caching
 from sidecar.caching.control import Control
 from sidecar.clock import Clock, Ids, SystemRandom
@@ -39,6 +41,7 @@ from sidecar.stores.redis_url import parse as parse_redis
 from sidecar.stores.tiered import Tiered
 from sidecar.telemetry import log
 from sidecar.telemetry.access_log import AccessLog
+from sidecar.telemetry.batch_families import batch_source
 from sidecar.telemetry.cache_families import cache_source, redis_source
 from sidecar.telemetry.collector import Collector
 from sidecar.telemetry.complaints import TlsComplaints
@@ -74,6 +77,7 @@ class App:
     def __init__(self, loaded: Loaded, clock: Clock) -> None:
         """Raises `CannotStart`."""
         config = loaded.config
+        self._loaded = loaded
         self.config = config
         self.clock = clock
         self.sink = standard_output()
@@ -176,6 +180,7 @@ class App:
             access_log=self.access_log,
             current=lambda: self.in_force,
         )
+        self.batches: batch.Batches | None = None
         self._drained_by = 0.0
         self._ticker: asyncio.Task[None] | None = None
 
@@ -264,6 +269,20 @@ class App:
         self.cache_control = Control(
             self.caching, self._route_any, self._ids, _authority(ingress), self.egress.homes
         )
+        self.batches = batch.build(
+            self._loaded,
+            self._route_any,
+            clock=self.clock,
+            random=self.services.random,
+            ids=self._ids,
+            metrics=self.metrics,
+            system=self.system,
+            authority=_authority(ingress),
+        )
+        if self.batches is not None:
+            self.health.batch_trouble = self.batches.reason
+            self.collector.add(batch_source(self.batches.runner.stats, self.clock.now))
+            await self.batches.start()
         token = self.config.admin.token
         with binding("listen.admin", listen.admin):
             self.admin = await admin.start(
@@ -298,6 +317,7 @@ class App:
         yield CachePages(self.cache_control if self.caching.in_use else None)
         yield BreakerPages(self.breakers)
         yield FaultPages(self.services.state.faults, production=production)
+        yield BatchPages(self.batches, self.clock)
         yield ConfigPages(lambda: self.in_force)
 
     async def _tick(self) -> None:
@@ -317,7 +337,8 @@ class App:
         self._drained_by = self.clock.now() + self.config.limits.drain
         self.health.drain()
         self.log.info("draining", connections=self.ingress.connections)
-        cut = await self.ingress.drain()
+        ending = [self.batches.stop(self.config.limits.drain)] if self.batches is not None else []
+        cut, *_ = await asyncio.gather(self.ingress.drain(), *ending)
         if cut:
             self.log.warning("cut off after limits.drain", connections=cut)
 
@@ -330,6 +351,8 @@ class App:
     async def stop(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
+        if self.batches is not None:
+            await self.batches.stop(0.0)
         await self.caching.close()
         await self.services.state.faults.close()
         if self.redis is not None:

@@ -97,8 +97,8 @@ configuration file); `$${` is a plain `${`. Quote them within `{…}` and `[…]
 environment or a file is taken to be a secret: it is shown as `***`.
 
 **What goes before what**, last wins: defaults; `sidecar.yaml`; its `environments` entry for the
-environment; the variables `NEXTVISION_ENV` (`environment`), `LOG_LEVEL` (`logging.level`) and
-`PROMETHEUS_ENABLED` (`metrics.enabled`);
+environment; the variables `NEXTVISION_ENV` (`environment`), `LOG_LEVEL` (`logging.level`),
+`PROMETHEUS_ENABLED` (`metrics.enabled`) and `BATCH_SIZE` (`batch.size`);
 `--app`; `--set KEY=VALUE`, for example `--set limits.drain=10s`. Where `cache.redis` is absent or
 empty, `REDIS_URL` says it, or else `REDIS_HOST` with `REDIS_PORT` and `REDIS_PASSWORD`. In a policy
 file the routes lie over `defaults`. Mappings merge key by key; scalars and lists replace, and so

@@ -225,6 +225,8 @@ def _overrides(env: Mapping[str, str], sets: Sequence[str], app: str | None, fou
     if enabled := env.get("PROMETHEUS_ENABLED", "").lower():
         key, origin = "metrics.enabled", Origin("PROMETHEUS_ENABLED")
         tree = _with(tree, key, Scalar(_SWITCHES.get(enabled, enabled), origin, key))
+    if size := env.get("BATCH_SIZE"):
+        tree = _with(tree, "batch.size", Scalar(size, Origin("BATCH_SIZE"), "batch.size"))
     if app is not None:
         tree = _with(tree, "app.url", Scalar(app, Origin("--app"), "app.url"))
     for pair in sets:

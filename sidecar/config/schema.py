@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr, WithJsonSchema
 
 from sidecar.config.addresses import Address, Cidr, Listener, Listeners, NameServer, Network, Server, Url
 from sidecar.config.base import Model, section, setting
+from sidecar.config.batch_policy import Batch
 from sidecar.config.cache_policy import AdaptiveTtl, Cache, CacheKey, QueryKey
 from sidecar.config.classify_policy import ClassifyRule
 from sidecar.config.fault_policy import DelayRange, Expiry, Fault
@@ -47,6 +48,7 @@ __all__ = [
     "Admin",
     "App",
     "Backoff",
+    "Batch",
     "Budget",
     "CaFiles",
     "Cache",
@@ -312,6 +314,7 @@ class Settings(Model):
         (), "Policy files, relative to this file; * and ** are wildcards.", ["policies/*.yaml"]
     )
     cache: CacheStore = section(CacheStore, "Where the cache keeps its entries.")
+    batch: Batch = section(Batch, "Batches of requests.")
     admin: Admin = section(Admin, "The admin listener.")
     logging: Logging = section(Logging, "Logs.")
     metrics: Metrics = section(Metrics, "Prometheus metrics.")

@@ -131,6 +131,8 @@ class Health:
         self._latency: float | None = None
         self._opened = False
         self._draining = False
+        self.batch_trouble: Callable[[], str] | None = None
+        """What is wrong with the store of batches, where there may be batches; empty: nothing."""
         self._since = _Since(clock)
         self._started = clock.now()
         self._stamp = Stamp()
@@ -267,6 +269,11 @@ class Health:
                 checks["redis"]["reason"] = store.reason
             else:
                 checks["redis"]["latency_ms"] = round(store.latency * 1000, 3)
+        if self.batch_trouble is not None:
+            trouble = self.batch_trouble()
+            checks["batch"] = {"status": "degraded" if trouble else "healthy", "required": False}
+            if trouble:
+                checks["batch"]["reason"] = trouble
         active = self._faults() if self._faults is not None else []
         if active:
             checks["faults"] = {

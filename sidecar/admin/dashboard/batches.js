@@ -38,7 +38,7 @@ async function look() {
     },
     (made, it) => {
       const counts = it.counts || {};
-      const done = (counts.completed || 0) + (counts.failed || 0) + (counts.cancelled || 0);
+      const done = (counts.completed || 0) + (counts.failed || 0) + (counts.unknown || 0);
       const bar = made.children[2].firstChild;
       setText(made.children[0], it.id);
       setText(made.children[1], it.status);

@@ -1,0 +1,406 @@
+"""Batches in a SQLite file.
+
+All statements run on one thread of the store's own, in transactions that take in whatever was asked while
+the one before was committed: many results share one write to the disk. The journal is a write-ahead log with
+`synchronous=FULL`: a transaction is on the disk when it is committed (sqlite.org/pragma.html#pragma_synchronous).
+Several processes of one machine may share a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import psutil
+
+from sidecar.batch.jobs import (
+    LEASE,
+    Batch,
+    Claimed,
+    Counts,
+    Duplicate,
+    Item,
+    Options,
+    Outcome,
+    Result,
+    Status,
+    StoreFailed,
+    StoreFull,
+)
+from sidecar.batch.worker import host
+
+T = TypeVar("T")
+_Call = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]"]
+
+PENDING, CLAIMED, BEGUN, DONE = range(4)
+MOST_TOGETHER: Final = 256
+"""Calls in one transaction."""
+VERSION: Final = 1
+_SCHEMA: Final = f"""
+CREATE TABLE batches (
+    key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, options BLOB NOT NULL, status TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '', created REAL NOT NULL, finished REAL, worker TEXT NOT NULL,
+    total INTEGER NOT NULL DEFAULT 0, ok INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0,
+    unknown INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE lines (
+    batch INTEGER NOT NULL, number INTEGER NOT NULL, custom_id TEXT NOT NULL, repeatable INTEGER NOT NULL,
+    state INTEGER NOT NULL DEFAULT {PENDING}, doubt INTEGER NOT NULL DEFAULT 0, worker TEXT,
+    request BLOB NOT NULL, PRIMARY KEY (batch, number)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX line_ids ON lines (batch, custom_id);
+CREATE INDEX lines_pending ON lines (batch, doubt DESC, number) WHERE state = {PENDING};
+CREATE INDEX lines_held ON lines (worker) WHERE state IN ({CLAIMED}, {BEGUN});
+CREATE TABLE results (
+    position INTEGER PRIMARY KEY AUTOINCREMENT, batch INTEGER NOT NULL, text BLOB NOT NULL
+);
+CREATE INDEX results_of ON results (batch);
+CREATE TABLE workers (name TEXT PRIMARY KEY, process INTEGER NOT NULL, born REAL NOT NULL, until REAL NOT NULL);
+PRAGMA user_version = {VERSION};
+"""
+_BATCH: Final = "id, options, status, created, total, ok, failed, unknown, finished, reason"
+
+
+class SqliteStore:
+    """A `JobStore` in the file at `path`, which is made when it is opened."""
+
+    def __init__(self, path: Path, wall: Callable[[], float], max_size: int | None = None) -> None:
+        """`max_size`: bytes above which the file does not grow."""
+        self._path = path
+        self._wall = wall
+        self._max_size = max_size
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._workers: set[str] = set()
+        self._me = psutil.Process()
+
+    # -- the thread ----------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._thread = threading.Thread(
+            target=self._run, args=(asyncio.get_running_loop(), opened), name="batch store", daemon=True
+        )
+        self._thread.start()
+        await opened
+
+    async def close(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._calls.put(None)
+        await asyncio.get_running_loop().run_in_executor(None, thread.join)
+
+    def _run(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[None]) -> None:
+        try:
+            db = self._connect()
+        except (sqlite3.Error, OSError) as error:
+            failure = _failure(error, self._path)
+            loop.call_soon_threadsafe(_settle, [(opened, None, failure)])
+            return
+        loop.call_soon_threadsafe(_settle, [(opened, None, None)])
+        try:
+            while (call := self._calls.get()) is not None:
+                calls = [call]
+                ended = False
+                while len(calls) < MOST_TOGETHER and not self._calls.empty():
+                    further = self._calls.get()
+                    if further is None:
+                        ended = True
+                        break
+                    calls.append(further)
+                settled = self._together(db, calls)
+                with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                    loop.call_soon_threadsafe(_settle, settled)
+                if ended:
+                    break
+            with suppress(sqlite3.Error):
+                for worker in self._workers:
+                    _forsake(db, worker)
+        finally:
+            db.close()
+
+    def _together(
+        self, db: sqlite3.Connection, calls: Sequence[_Call]
+    ) -> list[tuple[asyncio.Future[Any], Any, Exception | None]]:
+        """All calls in one transaction; one that fails is undone by itself, a commit that fails undoes all."""
+        settled: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            for function, future in calls:
+                db.execute("SAVEPOINT one")
+                try:
+                    value, failure = function(db), None
+                except sqlite3.Error as error:
+                    if not db.in_transaction:  # SQLite has undone it all by itself, as for a full disk
+                        raise
+                    db.execute("ROLLBACK TO one")
+                    value, failure = None, _failure(error, self._path)
+                db.execute("RELEASE one")
+                settled.append((future, value, failure))
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            failure = _failure(error, self._path)
+            return [(future, None, failure) for _, future in calls]
+        return settled
+
+    async def _do(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        if self._thread is None:
+            raise StoreFailed("the batch store is closed")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._calls.put((function, future))
+        return await future
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(self._path, timeout=10.0, isolation_level=None, cached_statements=64)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            if self._max_size is not None:
+                (page,) = db.execute("PRAGMA page_size").fetchone()
+                db.execute(f"PRAGMA max_page_count = {max(1, self._max_size // page)}")
+            db.execute("BEGIN IMMEDIATE")
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            db.execute("COMMIT")
+            if version == 0:
+                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            elif version != VERSION:
+                raise OSError(0, f"it was made by another version of the sidecar ({version}, not {VERSION})")
+            self._bury(db, self._wall())
+            for (key,) in db.execute(
+                "SELECT key FROM batches WHERE status = 'validating'"
+                " AND worker NOT IN (SELECT name FROM workers)"
+            ).fetchall():
+                _delete(db, key)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _bury(self, db: sqlite3.Connection, now: float) -> None:
+        """Takes the claims from workers whose lease ran out, or whose process is known to be dead."""
+        for name, process, born, until in db.execute("SELECT * FROM workers").fetchall():
+            if until < now or (name.startswith(f"{host()}:") and not _lives(process, born)):
+                _forsake(db, name)
+
+    def _renew(self, db: sqlite3.Connection, worker: str, now: float) -> None:
+        self._workers.add(worker)
+        db.execute(
+            "INSERT INTO workers VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET until = excluded.until",
+            (worker, self._me.pid, self._me.create_time(), now + LEASE),
+        )
+
+    # -- batches -------------------------------------------------------------------------------
+
+    async def create(self, batch: Batch, worker: str) -> None:
+        def call(db: sqlite3.Connection) -> None:
+            self._renew(db, worker, self._wall())
+            db.execute(
+                "INSERT INTO batches (id, options, status, created, worker) VALUES (?, ?, ?, ?, ?)",
+                (batch.id, batch.options.dump(), batch.status.value, batch.created, worker),
+            )
+
+        await self._do(call)
+
+    async def add(self, batch: str, items: Sequence[Item]) -> list[Duplicate]:
+        def call(db: sqlite3.Connection) -> list[Duplicate]:
+            key = _key(db, batch)
+            rows = [(key, it.number, it.custom_id, it.repeatable, it.request) for it in items]
+            inserted = db.executemany(
+                "INSERT INTO lines (batch, number, custom_id, repeatable, request) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (batch, custom_id) DO NOTHING",
+                rows,
+            ).rowcount
+            if inserted == len(rows):
+                return []
+            query = "SELECT number FROM lines WHERE batch = ? AND custom_id = ?"
+            firsts = [(it.number, db.execute(query, (key, it.custom_id)).fetchone()[0]) for it in items]
+            return [Duplicate(number, first) for number, first in firsts if number != first]
+
+        return await self._do(call)
+
+    async def accept(self, batch: str, total: int) -> None:
+        def call(db: sqlite3.Connection) -> None:
+            query = "UPDATE batches SET status = 'running', total = ? WHERE key = ?"
+            db.execute(query, (total, _key(db, batch)))
+
+        await self._do(call)
+
+    async def delete(self, batch: str) -> bool:
+        def call(db: sqlite3.Connection) -> bool:
+            row = db.execute("SELECT key FROM batches WHERE id = ?", (batch,)).fetchone()
+            if row is None:
+                return False
+            _delete(db, row[0])
+            return True
+
+        return await self._do(call)
+
+    async def batch(self, batch: str) -> Batch | None:
+        def call(db: sqlite3.Connection) -> Batch | None:
+            row = db.execute(f"SELECT {_BATCH} FROM batches WHERE id = ?", (batch,)).fetchone()  # noqa: S608 - a constant
+            return None if row is None else _batch(row)
+
+        return await self._do(call)
+
+    async def batches(self) -> list[Batch]:
+        def call(db: sqlite3.Connection) -> list[Batch]:
+            rows = db.execute(f"SELECT {_BATCH} FROM batches ORDER BY key DESC").fetchall()  # noqa: S608 - a constant
+            return [_batch(row) for row in rows]
+
+        return await self._do(call)
+
+    async def end(self, batch: str, status: Status, reason: str) -> bool:
+        def call(db: sqlite3.Connection) -> bool:
+            query = (
+                "UPDATE batches SET status = ?, reason = ?"
+                " WHERE id = ? AND status = 'running' AND reason = '' AND finished IS NULL"
+            )
+            return db.execute(query, (status.value, reason, batch)).rowcount == 1
+
+        return await self._do(call)
+
+    # -- lines ---------------------------------------------------------------------------------
+
+    async def claim(self, batch: str, worker: str, most: int, now: float) -> list[Claimed]:
+        def call(db: sqlite3.Connection) -> list[Claimed]:
+            self._renew(db, worker, now)
+            self._bury(db, now)
+            key = _key(db, batch)
+            rows = db.execute(
+                "SELECT number, custom_id, request, repeatable, doubt FROM lines"
+                f" WHERE batch = ? AND state = {PENDING} ORDER BY doubt DESC, number LIMIT ?",  # noqa: S608 - a constant
+                (key, most),
+            ).fetchall()
+            db.executemany(
+                f"UPDATE lines SET state = {CLAIMED}, worker = ? WHERE batch = ? AND number = ?",  # noqa: S608 - a constant
+                [(worker, key, row[0]) for row in rows],
+            )
+            return [
+                Claimed(Item(number, custom_id, request, bool(repeatable)), bool(doubt))
+                for number, custom_id, request, repeatable, doubt in rows
+            ]
+
+        return await self._do(call)
+
+    async def begin(self, batch: str, worker: str, numbers: Sequence[int]) -> list[int]:
+        def call(db: sqlite3.Connection) -> list[int]:
+            key = _key(db, batch)
+            query = (
+                f"UPDATE lines SET state = {BEGUN} WHERE batch = ? AND number = ? AND worker = ?"  # noqa: S608 - constants
+                f" AND state IN ({CLAIMED}, {BEGUN})"
+            )
+            return [number for number in numbers if db.execute(query, (key, number, worker)).rowcount]
+
+        return await self._do(call)
+
+    async def release(self, batch: str, worker: str, numbers: Sequence[int]) -> None:
+        def call(db: sqlite3.Connection) -> None:
+            key = _key(db, batch)
+            db.executemany(
+                f"UPDATE lines SET state = {PENDING}, worker = NULL"  # noqa: S608 - constants
+                f" WHERE batch = ? AND number = ? AND worker = ? AND state IN ({CLAIMED}, {BEGUN})",
+                [(key, number, worker) for number in numbers],
+            )
+
+        await self._do(call)
+
+    async def renew(self, worker: str, now: float) -> None:
+        await self._do(lambda db: self._renew(db, worker, now))
+
+    async def finish(self, batch: str, results: Sequence[Result], now: float) -> list[Result]:
+        def call(db: sqlite3.Connection) -> list[Result]:
+            key = _key(db, batch)
+            query = f"UPDATE lines SET state = {DONE} WHERE batch = ? AND number = ? AND state <> {DONE}"  # noqa: S608 - constants
+            fresh = [it for it in results if db.execute(query, (key, it.number)).rowcount]
+            db.executemany(
+                "INSERT INTO results (batch, text) VALUES (?, ?)", [(key, it.text) for it in fresh]
+            )
+            counts = [sum(it.outcome is each for it in fresh) for each in Outcome]
+            db.execute(
+                "UPDATE batches SET ok = ok + ?, failed = failed + ?, unknown = unknown + ? WHERE key = ?",
+                (*counts, key),
+            )
+            db.execute(
+                "UPDATE batches SET finished = ?, status = iif(reason = '', 'completed', status)"
+                " WHERE key = ? AND finished IS NULL AND ok + failed + unknown = total",
+                (now, key),
+            )
+            return fresh
+
+        return await self._do(call)
+
+    async def results(self, batch: str, after: int, most: int) -> list[tuple[int, bytes]]:
+        def call(db: sqlite3.Connection) -> list[tuple[int, bytes]]:
+            query = "SELECT position, text FROM results WHERE batch = ? AND position > ? ORDER BY position LIMIT ?"
+            return db.execute(query, (_key(db, batch), after, most)).fetchall()
+
+        return await self._do(call)
+
+
+def _settle(settled: Sequence[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
+    for future, value, failure in settled:
+        if future.done():  # its task was cancelled
+            continue
+        if failure is None:
+            future.set_result(value)
+        else:
+            future.set_exception(failure)
+
+
+def _failure(error: Exception, path: Path) -> StoreFailed:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StoreFull(
+            f"there is no room for batches in {path.name}: free some of the disk, or DELETE old ones"
+        )
+    return StoreFailed(f"the batch store {path.name}: {error}")
+
+
+def _key(db: sqlite3.Connection, batch: str) -> int:
+    row = db.execute("SELECT key FROM batches WHERE id = ?", (batch,)).fetchone()
+    if row is None:
+        raise sqlite3.DataError(f"there is no batch {batch} any more")
+    key: int = row[0]
+    return key
+
+
+def _delete(db: sqlite3.Connection, key: int) -> None:
+    for table in ("results", "lines"):
+        db.execute(f"DELETE FROM {table} WHERE batch = ?", (key,))  # noqa: S608 - constants
+    db.execute("DELETE FROM batches WHERE key = ?", (key,))
+
+
+def _forsake(db: sqlite3.Connection, worker: str) -> None:
+    """A worker is dead, or leaves: its lines are pending again, those it had begun in doubt."""
+    db.execute(
+        f"UPDATE lines SET doubt = doubt OR state = {BEGUN}, state = {PENDING}, worker = NULL"  # noqa: S608 - constants
+        f" WHERE worker = ? AND state IN ({CLAIMED}, {BEGUN})",
+        (worker,),
+    )
+    db.execute("DELETE FROM workers WHERE name = ?", (worker,))
+
+
+def _batch(row: Sequence[Any]) -> Batch:
+    name, options, status, created, total, ok, failed, unknown, finished, reason = row
+    counts = Counts(total, ok, failed, unknown)
+    return Batch(name, Options.parse(options), Status(status), created, counts, finished, reason)
+
+
+def _lives(process: int, born: float) -> bool:
+    """Whether the process that was born then is still there, and is no other of the same number."""
+    try:
+        return abs(psutil.Process(process).create_time() - born) < 1.0
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
