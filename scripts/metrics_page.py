@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client.core import Metric
 
+from sidecar.batch.stats import Stats
 from sidecar.caching.cache import Caching
 from sidecar.clock import SystemClock
 from sidecar.stores.stats import SharedStats
 from sidecar.telemetry.access_log import AccessLog
+from sidecar.telemetry.batch_families import batch_source
 from sidecar.telemetry.cache_families import cache_source, redis_source
 from sidecar.telemetry.collector import Collector
 from sidecar.telemetry.families import Families, Row
@@ -108,6 +110,7 @@ async def page() -> str:
     collector.add(health_source(Health(clock, metrics=metrics, system=system, probe=None)))
     collector.add(cache_source(Caching.unused(clock)))
     collector.add(redis_source(SharedStats()))
+    collector.add(batch_source(Stats(), clock.now))
     families = Described()
     for _ in collector.collect(families):
         pass

@@ -227,7 +227,7 @@ class BatchPages:
         if shown is None:
             return _missing(request)
         async with events(request) as (response, stream):
-            last: object = None
+            last: dict[str, object] | None = None
             told = self._clock.now()
             while shown is not None:
                 over = shown["status"] in OVER and "finished" in shown
@@ -243,7 +243,7 @@ class BatchPages:
                 try:
                     shown = await batches.shown(name)
                 except StoreFailed as error:
-                    shown = {**shown, "status": "paused", "reason": str(error)}
+                    shown = {**(last or {}), "status": "paused", "reason": str(error)}
         return response
 
     async def _results(self, request: web.Request, batches: Batches) -> Page | web.StreamResponse:

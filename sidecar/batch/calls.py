@@ -1,4 +1,4 @@
-"""One line of a batch through the pipeline of its own route, in process: no listener, no hop over a socket."""
+"""One line of a batch through the pipeline of its own route, in process: no hop over a socket."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import orjson
 
 from sidecar.batch.jobs import Item, Outcome, Result
 from sidecar.batch.lines import Asked, BadLine, asked_of, content_type
+from sidecar.decisions.asked_wait import retry_after_of
+from sidecar.decisions.verdict import OUTCOMES
+from sidecar.decisions.verdict import Outcome as Judged
 from sidecar.errors import (
     BadCertificate,
     CircuitOpen,
@@ -26,9 +29,6 @@ from sidecar.errors import (
     SidecarError,
     problem,
 )
-from sidecar.decisions.asked_wait import retry_after_of
-from sidecar.decisions.verdict import OUTCOMES
-from sidecar.decisions.verdict import Outcome as Judged
 from sidecar.exchange import Exchange, Request, Response, Stream
 from sidecar.headers import REQUEST_KINDS, Line
 

@@ -46,7 +46,7 @@ class Asked:
 
 
 class Splitter:
-    """Cuts a body that arrives in pieces into lines. Holds one line at most, and of one too long only its number."""
+    """Cuts a body that arrives in pieces into lines. Holds one line at most."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -90,7 +90,7 @@ def too_long() -> BadLine:
 def parse(number: int, line: bytes, repeatable: Callable[[Asked], bool]) -> Item:
     """The line as it is kept. Raises BadLine.
 
-    `repeatable` finds the route of a request, and tells whether asking twice does no more than asking once; it
+    `repeatable` finds the route of a request, and tells whether asking twice does no more than once; it
     raises BadLine where there is no route.
     """
     if number == 1:

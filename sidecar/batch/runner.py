@@ -100,7 +100,7 @@ class Runner:
         self._spawn(self._step(), "batch courtesy")
 
     async def stop(self, patience: float) -> None:
-        """Begins nothing more; lines in flight get `patience` seconds, the rest is left to whoever is next."""
+        """Begins nothing more; lines in flight get `patience` seconds, the rest is left to the next."""
         self._stopping = True
         flying = [task for job in self.jobs.values() for task in job.in_flight.values()]
         if flying:
@@ -155,7 +155,7 @@ class Runner:
         async def watched() -> None:
             try:
                 await work
-            except Exception:
+            except Exception:  # noqa: BLE001 - nobody waits for the task, and it is told of here
                 self._log.exception("unexpected error", task=name)
 
         task = asyncio.get_running_loop().create_task(watched(), name=name)
@@ -327,7 +327,7 @@ class Runner:
         started = self._clock.now()
         try:
             answered = await self._calls.call(job.batch.id, item)
-        except Exception:
+        except Exception:  # noqa: BLE001 - one line must not stop its batch
             self._log.exception("unexpected error", batch=job.batch.id, line=item.number)
             title = "The line could not be sent"
             self._done(job, ended(item, Outcome.FAILED, "internal_error", title, "the log says more"))
@@ -343,7 +343,7 @@ class Runner:
         await self._judge(job, claimed, answered, started)
 
     async def _judge(self, job: Job, claimed: Claimed, answered: Answered, started: float) -> None:
-        """Is this the line's result, or does it go again?"""
+        """Whether this is the line's result, or it goes again."""
         now = self._clock.now()
         item = claimed.item
         if answered.congested:

@@ -73,7 +73,7 @@ class Batches:
         defaults: Options,
         exists: Callable[[], bool],
     ) -> None:
-        """`exists`: whether there may be batches in the store; `defaults` are for what a request leaves open."""
+        """`exists`: whether there may be batches in the store; `defaults` for what a request leaves open."""
         self.runner = runner
         self.defaults = defaults
         self.trouble = ""

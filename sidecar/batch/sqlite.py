@@ -2,7 +2,7 @@
 
 All statements run on one thread of the store's own, in transactions that take in whatever was asked while
 the one before was committed: many results share one write to the disk. The journal is a write-ahead log with
-`synchronous=FULL`: a transaction is on the disk when it is committed (sqlite.org/pragma.html#pragma_synchronous).
+`synchronous=FULL`: what is committed is on the disk (sqlite.org/pragma.html#pragma_synchronous).
 Several processes of one machine may share a file.
 """
 
@@ -61,7 +61,9 @@ CREATE TABLE results (
     position INTEGER PRIMARY KEY AUTOINCREMENT, batch INTEGER NOT NULL, text BLOB NOT NULL
 );
 CREATE INDEX results_of ON results (batch);
-CREATE TABLE workers (name TEXT PRIMARY KEY, process INTEGER NOT NULL, born REAL NOT NULL, until REAL NOT NULL);
+CREATE TABLE workers (
+    name TEXT PRIMARY KEY, process INTEGER NOT NULL, born REAL NOT NULL, until REAL NOT NULL
+);
 PRAGMA user_version = {VERSION};
 """
 _BATCH: Final = "id, options, status, created, total, ok, failed, unknown, finished, reason"
@@ -129,7 +131,7 @@ class SqliteStore:
     def _together(
         self, db: sqlite3.Connection, calls: Sequence[_Call]
     ) -> list[tuple[asyncio.Future[Any], Any, Exception | None]]:
-        """All calls in one transaction; one that fails is undone by itself, a commit that fails undoes all."""
+        """All calls in one transaction; one that fails is undone alone, a commit that fails undoes all."""
         settled: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -174,7 +176,9 @@ class SqliteStore:
             if version == 0:
                 db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
             elif version != VERSION:
-                raise OSError(0, f"it was made by another version of the sidecar ({version}, not {VERSION})")
+                raise sqlite3.DataError(  # noqa: TRY301 - told as SQLite's own errors are
+                    f"it was made by another version of the sidecar ({version}, not {VERSION})"
+                )
             self._bury(db, self._wall())
             for (key,) in db.execute(
                 "SELECT key FROM batches WHERE status = 'validating'"
@@ -247,14 +251,14 @@ class SqliteStore:
 
     async def batch(self, batch: str) -> Batch | None:
         def call(db: sqlite3.Connection) -> Batch | None:
-            row = db.execute(f"SELECT {_BATCH} FROM batches WHERE id = ?", (batch,)).fetchone()  # noqa: S608 - a constant
+            row = db.execute(f"SELECT {_BATCH} FROM batches WHERE id = ?", (batch,)).fetchone()
             return None if row is None else _batch(row)
 
         return await self._do(call)
 
     async def batches(self) -> list[Batch]:
         def call(db: sqlite3.Connection) -> list[Batch]:
-            rows = db.execute(f"SELECT {_BATCH} FROM batches ORDER BY key DESC").fetchall()  # noqa: S608 - a constant
+            rows = db.execute(f"SELECT {_BATCH} FROM batches ORDER BY key DESC").fetchall()
             return [_batch(row) for row in rows]
 
         return await self._do(call)
@@ -278,11 +282,11 @@ class SqliteStore:
             key = _key(db, batch)
             rows = db.execute(
                 "SELECT number, custom_id, request, repeatable, doubt FROM lines"
-                f" WHERE batch = ? AND state = {PENDING} ORDER BY doubt DESC, number LIMIT ?",  # noqa: S608 - a constant
+                f" WHERE batch = ? AND state = {PENDING} ORDER BY doubt DESC, number LIMIT ?",
                 (key, most),
             ).fetchall()
             db.executemany(
-                f"UPDATE lines SET state = {CLAIMED}, worker = ? WHERE batch = ? AND number = ?",  # noqa: S608 - a constant
+                f"UPDATE lines SET state = {CLAIMED}, worker = ? WHERE batch = ? AND number = ?",
                 [(worker, key, row[0]) for row in rows],
             )
             return [
@@ -296,7 +300,7 @@ class SqliteStore:
         def call(db: sqlite3.Connection) -> list[int]:
             key = _key(db, batch)
             query = (
-                f"UPDATE lines SET state = {BEGUN} WHERE batch = ? AND number = ? AND worker = ?"  # noqa: S608 - constants
+                f"UPDATE lines SET state = {BEGUN} WHERE batch = ? AND number = ? AND worker = ?"
                 f" AND state IN ({CLAIMED}, {BEGUN})"
             )
             return [number for number in numbers if db.execute(query, (key, number, worker)).rowcount]
@@ -307,7 +311,7 @@ class SqliteStore:
         def call(db: sqlite3.Connection) -> None:
             key = _key(db, batch)
             db.executemany(
-                f"UPDATE lines SET state = {PENDING}, worker = NULL"  # noqa: S608 - constants
+                f"UPDATE lines SET state = {PENDING}, worker = NULL"
                 f" WHERE batch = ? AND number = ? AND worker = ? AND state IN ({CLAIMED}, {BEGUN})",
                 [(key, number, worker) for number in numbers],
             )
@@ -320,7 +324,7 @@ class SqliteStore:
     async def finish(self, batch: str, results: Sequence[Result], now: float) -> list[Result]:
         def call(db: sqlite3.Connection) -> list[Result]:
             key = _key(db, batch)
-            query = f"UPDATE lines SET state = {DONE} WHERE batch = ? AND number = ? AND state <> {DONE}"  # noqa: S608 - constants
+            query = f"UPDATE lines SET state = {DONE} WHERE batch = ? AND number = ? AND state <> {DONE}"
             fresh = [it for it in results if db.execute(query, (key, it.number)).rowcount]
             db.executemany(
                 "INSERT INTO results (batch, text) VALUES (?, ?)", [(key, it.text) for it in fresh]
@@ -341,7 +345,10 @@ class SqliteStore:
 
     async def results(self, batch: str, after: int, most: int) -> list[tuple[int, bytes]]:
         def call(db: sqlite3.Connection) -> list[tuple[int, bytes]]:
-            query = "SELECT position, text FROM results WHERE batch = ? AND position > ? ORDER BY position LIMIT ?"
+            query = (
+                "SELECT position, text FROM results"
+                " WHERE batch = ? AND position > ? ORDER BY position LIMIT ?"
+            )
             return db.execute(query, (_key(db, batch), after, most)).fetchall()
 
         return await self._do(call)
@@ -376,14 +383,14 @@ def _key(db: sqlite3.Connection, batch: str) -> int:
 
 def _delete(db: sqlite3.Connection, key: int) -> None:
     for table in ("results", "lines"):
-        db.execute(f"DELETE FROM {table} WHERE batch = ?", (key,))  # noqa: S608 - constants
+        db.execute(f"DELETE FROM {table} WHERE batch = ?", (key,))
     db.execute("DELETE FROM batches WHERE key = ?", (key,))
 
 
 def _forsake(db: sqlite3.Connection, worker: str) -> None:
     """A worker is dead, or leaves: its lines are pending again, those it had begun in doubt."""
     db.execute(
-        f"UPDATE lines SET doubt = doubt OR state = {BEGUN}, state = {PENDING}, worker = NULL"  # noqa: S608 - constants
+        f"UPDATE lines SET doubt = doubt OR state = {BEGUN}, state = {PENDING}, worker = NULL"
         f" WHERE worker = ? AND state IN ({CLAIMED}, {BEGUN})",
         (worker,),
     )

@@ -28,8 +28,8 @@ class Batch(Model):
 
     store: Store | None = setting(
         "sqlite:sidecar-batch.db",
-        "Where batches are kept: `sqlite:` and a file, relative to this one. The file is made by the first batch. "
-        "`off`: no batches.",
+        "Where batches are kept: `sqlite:` and a file, relative to this one. The file is made by the first "
+        "batch. `off`: no batches.",
         "sqlite:/var/lib/sidecar/batch.db",
     )
     max_store: Size | None = setting(
@@ -58,9 +58,9 @@ class Batch(Model):
     def _bounds(self) -> Self:
         if self.concurrency > self.max_concurrency:
             raise wrong(
-                "concurrency ({given}) is above max_concurrency",
-                str(self.concurrency),
-                "raise max_concurrency",
+                "concurrency is above max_concurrency",
+                self.concurrency,
+                "lower it, or raise max_concurrency",
             )
         return self
 

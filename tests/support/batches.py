@@ -1,0 +1,133 @@
+"""Batches against a real sidecar: an app that counts, and a client of the admin listener."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+from aiohttp import web
+
+from tests.support.processes import Sidecar, until_connects
+
+POLICIES: dict[str, Any] = {
+    "name": "counted",
+    "routes": [{"name": "jobs", "match": {"path": "/jobs/*"}}],
+}
+
+
+class CountingApp:
+    """Answers `/jobs/ID` after `seconds`, and counts by ID; in the test's own process. With `async with`."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.calls: Counter[str] = Counter()
+        self.keys: dict[str, set[str | None]] = {}
+        """Idempotency keys that came, by ID."""
+        self.most = 0
+        self._now = 0
+        self.down = False
+        """It answers nothing and resets."""
+        self.port = 0
+        self._runner: web.AppRunner | None = None
+
+    async def _job(self, request: web.Request) -> web.Response:
+        name = request.match_info["id"]
+        self.calls[name] += 1
+        self.keys.setdefault(name, set()).add(request.headers.get("Idempotency-Key"))
+        self._now += 1
+        self.most = max(self.most, self._now)
+        try:
+            if self.seconds:
+                await asyncio.sleep(self.seconds)
+        finally:
+            self._now -= 1
+        return web.json_response({"id": name})
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """At the same port as before, where there was one."""
+        app = web.Application()
+        app.router.add_route("*", "/jobs/{id}", self._job)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+
+def batch_sidecar(folder: Path, app: CountingApp, **settings: Any) -> Sidecar:
+    return Sidecar(folder, app.port, settings.pop("policies", POLICIES), **settings)
+
+
+async def started(sidecar: Sidecar) -> None:
+    await sidecar.start()
+    await until_connects(sidecar.admin_port)
+
+
+def ndjson(lines: Iterable[Mapping[str, Any]]) -> bytes:
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def jobs(count: int, *methods: str) -> bytes:
+    """Lines 0 to `count`, whose methods take turns."""
+    return ndjson(
+        {"custom_id": str(number), "method": methods[number % len(methods)], "url": f"/jobs/{number}"}
+        for number in range(count)
+    )
+
+
+class BatchClient:
+    """With `async with`."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._url = sidecar.admin
+        self.http: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        self.http = aiohttp.ClientSession(self._url)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.http.close()
+
+    async def submit(self, data: Any, **options: str) -> tuple[int, dict[str, Any]]:
+        body = io.BytesIO(data) if isinstance(data, bytes) else data
+        async with self.http.post("/batches", data=body, params=options) as reply:
+            return reply.status, await reply.json(content_type=None)
+
+    async def accepted(self, data: Any, **options: str) -> str:
+        status, answer = await self.submit(data, **options)
+        assert status == 202, answer
+        name = answer["id"]
+        assert isinstance(name, str)
+        return name
+
+    async def show(self, batch: str) -> dict[str, Any]:
+        async with self.http.get(f"/batches/{batch}") as reply:
+            shown = await reply.json(content_type=None)
+            assert reply.status == 200, shown
+            assert isinstance(shown, dict)
+            return shown
+
+    async def results(self, batch: str) -> list[dict[str, Any]]:
+        """All of them: returns when the batch is over."""
+        timeout = aiohttp.ClientTimeout(total=50)
+        async with self.http.get(f"/batches/{batch}/results", timeout=timeout) as reply:
+            assert reply.status == 200
+            return [json.loads(line) async for line in reply.content]
