@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench import egress, inspection, limits, measure, memory, report
+from bench import egress, inspection, limits, log, measure, memory, report
 from bench.load import CASES, CONNECTIONS
 from bench.proxies import NGINX_VERSION, PROXIES, WRK_VERSION, Bench, Proxy, find_program, origin
 
@@ -20,7 +20,7 @@ def arguments() -> argparse.Namespace:
         epilog=f"cases: {', '.join(case.name for case in CASES)}; "
         f"proxies: {', '.join(proxy.name for proxy in PROXIES)}",
     )
-    what = ("all", "speed", "memory", "egress", "limits", "inspect")
+    what = ("all", "speed", "memory", "egress", "limits", "inspect", "log")
     parser.add_argument("what", nargs="?", choices=what, default="all")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: 5")
     parser.add_argument(
@@ -93,6 +93,8 @@ def main() -> int:
     given = arguments()
     if given.what == "limits":
         return limited(given.seconds, given.markdown)
+    if given.what == "log":
+        return publish(log.run(given.seconds), given.markdown)
     nginx, wrk = find_program("nginx")(), find_program("wrk")()
     if nginx is None:
         print("The origin is nginx, which is not installed: apt install nginx", file=sys.stderr)

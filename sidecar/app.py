@@ -24,7 +24,7 @@ from sidecar.batch import setup as batch
 from sidecar.caching.cache import Caching
 from sidecar.caching.control import Control
 from sidecar.clock import Clock, Ids, SystemRandom
-from sidecar.config.schema import Address, Tls, Url
+from sidecar.config.schema import Address, Logging, Tls, Url
 from sidecar.egress_plane import EgressPlane
 from sidecar.exposed import exposing
 from sidecar.generation import Generation
@@ -40,16 +40,17 @@ from sidecar.stores.redis_server import RedisServer
 from sidecar.stores.redis_url import parse as parse_redis
 from sidecar.stores.tiered import Tiered
 from sidecar.telemetry import log
-from sidecar.telemetry.access_log import AccessLog
+from sidecar.telemetry.access_log import AccessLog, Sampling
 from sidecar.telemetry.batch_families import batch_source
 from sidecar.telemetry.cache_families import cache_source, redis_source
 from sidecar.telemetry.collector import Collector
 from sidecar.telemetry.complaints import TlsComplaints
+from sidecar.telemetry.correlation import Fields
 from sidecar.telemetry.health import Health
 from sidecar.telemetry.health_families import health_source
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.probes import probe_of
-from sidecar.telemetry.sink import standard_output
+from sidecar.telemetry.sink import Sink, file_sink, standard_output
 from sidecar.telemetry.system import System
 from sidecar.upstreams.pool import Upstream
 from sidecar.upstreams.tls import tls_context
@@ -80,13 +81,11 @@ class App:
         self._loaded = loaded
         self.config = config
         self.clock = clock
-        self.sink = standard_output()
+        self.sink = _log_sink(loaded)
         log.configure(self.sink, clock, format=config.logging.format, level=config.logging.level)
         self.log = log.get_logger("sidecar")
         self.metrics = Metrics(config.metrics.namespace, config.metrics.buckets)
-        self.access_log = AccessLog(
-            self.sink if config.logging.access else None, clock, format=config.logging.format
-        )
+        self.access_log = _access_log(config.logging, self.sink, clock)
         self._ids = Ids()
         self.redis = self._redis(loaded)
         self.caching = self._caching(loaded)
@@ -378,6 +377,28 @@ def _tune_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def _log_sink(loaded: Loaded) -> Sink:
+    """Where all lines go. Raises `CannotStart`."""
+    path, rotate = loaded.log_file, loaded.config.logging.rotate
+    if path is None:
+        return standard_output()
+    try:
+        return file_sink(path, None if rotate is None else rotate.size, 1 if rotate is None else rotate.keep)
+    except OSError as error:
+        raise CannotStart(f"logging.file: {path}: {error.strerror}; may this user write there?") from error
+
+
+def _access_log(settings: Logging, sink: Sink, clock: Clock) -> AccessLog:
+    return AccessLog(
+        sink if settings.access else None,
+        clock,
+        format=settings.format,
+        sampling=Sampling(settings.sample, settings.slow),
+        random=SystemRandom(),
+        fields=Fields(settings.fields) if settings.fields else None,
+    )
 
 
 def _authority(address: Address) -> str:

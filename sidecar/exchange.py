@@ -376,6 +376,7 @@ class Exchange:
         "breaker",
         "cache",
         "cache_status",
+        "cached",
         "client",
         "deadline",
         "debug",
@@ -440,6 +441,9 @@ class Exchange:
         """State of the breaker when it last let this exchange through or refused it."""
         self.cache = ""
         """What the cache did: hit, stale, updating, revalidated, collapsed, miss or bypass."""
+        self.cached: tuple[bytes, int | None] | None = None
+        """On a route that caches: the key of the answer, and the seconds of freshness it had left when it
+        was given; None where it was not for the cache."""
         self.rung = ""
         """Which step of the ladder answered: stale, upstream, respond or problem; empty: none was needed."""
         self.cache_status = b""

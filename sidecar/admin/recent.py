@@ -10,8 +10,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from sidecar.telemetry.access_lines import ATTEMPTS, CACHE, END, RUNG, STATUS
+
 if TYPE_CHECKING:
-    from sidecar.telemetry.access_log import AccessLog, Record
+    from sidecar.telemetry.access_lines import Record
+    from sidecar.telemetry.access_log import AccessLog
 
 MOST: Final = 200
 """Of those that were no plain successes."""
@@ -20,12 +23,6 @@ LOOKED_AT: Final = 64
 """Records of a batch that are looked at while nobody watches."""
 PLAIN_EVERY: Final = 1.0
 """Seconds between two plain successes that are kept."""
-
-_STATUS: Final = 0
-_END: Final = 1
-_ATTEMPTS: Final = 7
-_CACHE: Final = 10
-_RUNG: Final = 12
 
 
 class _Kept:
@@ -64,11 +61,11 @@ class Recent:
         for record in records if self.watched else records[:LOOKED_AT]:
             facts = record[1]
             if (
-                facts[_STATUS] >= 400
-                or facts[_RUNG]
-                or facts[_ATTEMPTS] > 1
-                or facts[_END] != "done"
-                or facts[_CACHE] == "stale"
+                facts[STATUS] >= 400
+                or facts[RUNG]
+                or facts[ATTEMPTS] > 1
+                or facts[END] != "done"
+                or facts[CACHE] == "stale"
             ):
                 self.count += 1
                 self._odd.append(_Kept(self.count, record, epoch))

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
 class Filled:
     """What a fill came to, as it is known at the head of the response."""
 
-    __slots__ = ("broadcast", "entry", "error", "key", "names", "response", "shared", "stored", "validated")
+    __slots__ = (
+        "broadcast",
+        "entry",
+        "error",
+        "key",
+        "names",
+        "response",
+        "shared",
+        "stored",
+        "ttl",
+        "validated",
+    )
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -31,6 +42,8 @@ class Filled:
         """What came, or what a 304 stands for. Its body is for the first alone unless `shared`."""
         self.entry: Entry | None = None
         """Whole and up to date: stored, or about to be."""
+        self.ttl: int | None = None
+        """Seconds for which what came is fresh; None where it is not for others."""
         self.shared = False
         """Others may have it too."""
         self.stored = False

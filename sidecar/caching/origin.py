@@ -11,7 +11,7 @@ from sidecar.caching.fill import Fill, Filled, child_of
 from sidecar.decisions.asked import PLAIN, asked_of
 from sidecar.decisions.conditional import CONDITIONS, validators
 from sidecar.decisions.freshening import freshen, freshen_by_head
-from sidecar.decisions.freshness import Basis, Reply, lifetime_of
+from sidecar.decisions.freshness import Basis, Reply, lifetime_of, ttl
 from sidecar.decisions.groups import cache_groups
 from sidecar.decisions.invalidation import Uri, names_itself
 from sidecar.decisions.refresh import next_ttl
@@ -147,6 +147,8 @@ class Origin:
             return
         judged = self._decide(fill, filled, asked, response, before, (sent, received))
         storing = filled.entry
+        if storing is not None:
+            filled.ttl = ttl(storing.lifetime, received)
         body = response.body
         most = route.settings.max_object
         if isinstance(body, Stream) and filled.shared and (body.length or 0) > most:

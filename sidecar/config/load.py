@@ -62,6 +62,12 @@ class Loaded:
     def ca_directory(self) -> Path:
         return self.directory / self.config.ca.dir
 
+    @property
+    def log_file(self) -> Path | None:
+        """The file that is logged to; None: standard output."""
+        file = self.config.logging.file
+        return None if file is None else self.directory / file
+
 
 def load(
     path: Path | None, env: Mapping[str, str], sets: Sequence[str] = (), app: str | None = None

@@ -17,6 +17,7 @@ from sidecar.config.cache_policy import AdaptiveTtl, Cache, CacheKey, QueryKey
 from sidecar.config.classify_policy import ClassifyRule
 from sidecar.config.fault_policy import DelayRange, Expiry, Fault
 from sidecar.config.limit_policy import Adaptive, ConcurrencyLimit, RateLimit
+from sidecar.config.logging_settings import Logging
 from sidecar.config.metrics_settings import Exposed, Metrics
 from sidecar.config.pace_policy import Pace
 from sidecar.config.policy import (
@@ -37,7 +38,7 @@ from sidecar.config.policy import (
     Tls,
 )
 from sidecar.config.respond_policy import Respond
-from sidecar.config.units import Count, Delay, Duration, Size, Switch, wrong
+from sidecar.config.units import Count, Delay, Duration, Size, wrong
 from sidecar.stores.redis_url import parse as parse_redis_url
 
 __all__ = [
@@ -208,18 +209,6 @@ class Admin(Model):
         "Token that acting on the admin listener takes; required when it is not on loopback.",
         "${SIDECAR_ADMIN_TOKEN:-}",
     )
-
-
-class Logging(Model):
-    """Logs, on standard output."""
-
-    format: Literal["json", "console"] = setting(
-        "json", "One JSON object a line, or text for people.", "console"
-    )
-    level: Literal["debug", "info", "warning", "error"] = setting(
-        "info", "What is less severe is not logged. The variable LOG_LEVEL goes before this.", "debug"
-    )
-    access: Switch = setting(True, "Whether each request is logged.", False)
 
 
 class Limits(Model):

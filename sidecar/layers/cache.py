@@ -149,12 +149,15 @@ class _Cache:
     async def _answer(self, exchange: Exchange, asked: Asked, key: bytes, now: float) -> Response:
         request = exchange.request
         names: tuple[bytes, ...] = ()
+        exchange.cached = (key, None)
         for _ in range(MOST_ROUNDS):
             place, entry = await self._route.find(key, request.headers)
             use = judge_use(entry.lifetime if entry is not None else None, asked.directives, now)
             if entry is not None and use in (Use.FRESH, Use.STALE_ALLOWED, Use.STALE_WHILE_REVALIDATE):
-                response = answer(entry, request, asked, now, hit(ttl(entry.lifetime, now)))
+                left = ttl(entry.lifetime, now)
+                response = answer(entry, request, asked, now, hit(left))
                 if response is not None:
+                    exchange.cached = (place, left)
                     entry.used += 1
                     self._served(exchange, use, asked, key, place, entry, now)
                     return response
@@ -271,6 +274,7 @@ class _Cache:
             raise error
         if filled.entry is not None and (filled.validated or filled.response is None):
             return self._validated(exchange, asked, filled, now, forward, joined=joined) or ()
+        exchange.cached = (filled.key or key, filled.ttl)
         response = filled.take()
         verdict = response.verdict or BY_STATUS[response.status]
         failed = response.degraded or is_error(response.status, verdict)
@@ -302,17 +306,19 @@ class _Cache:
     ) -> Response | None:
         entry = filled.entry
         assert entry is not None
+        left = ttl(entry.lifetime, now)
+        exchange.cached = (filled.key, left)
         self._count(exchange, "collapsed" if joined else "revalidated" if filled.validated else "hit")
         status = (
             member(
                 forward,
                 forward_status=304,
-                ttl=ttl(entry.lifetime, now),
+                ttl=left,
                 stored=filled.stored,
                 collapsed=joined,
             )
             if filled.validated
-            else hit(ttl(entry.lifetime, now))
+            else hit(left)
         )
         return answer(entry, exchange.request, asked, now, status)
 
@@ -335,11 +341,14 @@ class _Cache:
         status: int | None = None,
     ) -> Response | None:
         """In place of an error; `forward` None where the origin was not asked."""
-        shown = member(forward, forward_status=status, ttl=ttl(entry.lifetime, now), detail="stale-if-error")
+        left = ttl(entry.lifetime, now)
+        shown = member(forward, forward_status=status, ttl=left, detail="stale-if-error")
         response = answer(entry, exchange.request, asked, now, shown)
         if response is not None:
             self._count(exchange, "stale")
             self._cells.fell_back("stale")
+            if exchange.cached is not None:
+                exchange.cached = (exchange.cached[0], left)
             exchange.rung = "stale"
             response.add(Line(b"Sidecar-Degraded", b"stale"))
         return response

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.decisions.trail import Facts, compose
 from sidecar.errors import ClientGone, SidecarError, rescue
 from sidecar.headers import Line
-from sidecar.telemetry.access_log import Stack
+from sidecar.telemetry.access_lines import Stack
 from sidecar.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def layer(place: Place) -> Layer:
     append = services.access_log.append if services.access_log.enabled else None
     now = services.clock.now
     name = place.route.name
-    stack = Stack(place.below)
+    stack = Stack(place.below, place.plane)
     log = get_logger("sidecar.observe")
 
     def sent(exchange: Exchange, response: Response | None, how: str) -> None:

@@ -1,88 +1,40 @@
 """The access log: one line a request, written when its answer is over.
 
-`logging.info` costs 12 microseconds a line. Here a request appends a tuple; lines are made and handed to
-the sink's thread in batches, every `FLUSH_SECONDS` or `BATCH` requests, so the buffer is bounded by count
-and the sink by bytes.
+`logging.info` costs 12 microseconds a line. Here a request appends a tuple; batches of them go to the sink's
+thread, every `FLUSH_SECONDS` or `BATCH` requests, which makes the lines: the event loop takes their facts and
+no more. The buffer is bounded by count, the sink by bytes.
 """
 
 from __future__ import annotations
 
-# ASCII only, so that nothing that a client sends makes a line that is not UTF-8.
-from json.encoder import encode_basestring_ascii as quote
-from typing import TYPE_CHECKING, Final, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from sidecar.decisions import trail
-from sidecar.telemetry.redact import redact_target
-from sidecar.telemetry.stamp import Stamp
+from sidecar.telemetry.access_lines import NO_LAYERS, Lines, Record, Stack
+from sidecar.telemetry.correlation import Fields, correlation_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sidecar.clock import Clock, Timer
+    from sidecar.clock import Clock, Random, Timer
     from sidecar.exchange import Exchange
     from sidecar.telemetry.sink import Sink
 
 FLUSH_SECONDS = 0.1
 BATCH = 256
-"""Records after which a flush does not wait: making their lines takes about a millisecond."""
-LONGEST_TARGET = 4096
-"""Bytes of path and query that are logged."""
-
-MOST_KNOWN = 1024
-"""Sets of facts whose part of a line is remembered; all are forgotten when there are more."""
-LONGEST_KNOWN = 512
-"""Bytes of a target in a set that is remembered."""
-
-LOGGER = "sidecar.access"
+"""Records after which a flush does not wait. Making their lines takes about a millisecond: that is how long
+the thread may keep the interpreter from the event loop."""
 
 
-class Stack:
-    """The layers of a route, outermost first, `observe` left out. Compared by identity: that is quick."""
+class Sampling(NamedTuple):
+    """Which requests that went well are logged."""
 
-    __slots__ = ("layers",)
-
-    def __init__(self, layers: tuple[str, ...] = ()) -> None:
-        self.layers = layers
-
-
-NO_LAYERS: Final = Stack()
-
-Facts = tuple[int, str, str, bytes, str, str, str, int, str, str, str, str | None, str, Stack]
-"""What many lines have in common: status, end, method, target, client, route, upstream, attempts, verdict,
-breaker, cache, error, rung, layers."""
-_ATTEMPTS = 7
-
-Record = tuple[
-    float,  # Clock.now() at the end
-    Facts,
-    str,  # request id
-    tuple[bytes, bytes] | None,  # trace id and flags
-    float,  # Clock.now() at the start
-    float,  # Clock.now() at the first byte, or 0
-    float,  # upstream seconds
-    list[tuple[str, str]] | None,  # notes
-    int,  # bytes in
-    int,  # bytes out
-]
-
-_TRACE = '"%s"'
-_MILLISECONDS = "%.3f"
-
-_COLOURS = {"INFO": "\x1b[32m", "WARNING": "\x1b[33m", "ERROR": "\x1b[31m"}
-_PLAIN = "\x1b[0m"
+    share: float = 1.0
+    slow: float = 1.0
+    """Seconds after which a request is logged in any case."""
 
 
-def _or_null(text: str | None) -> str:
-    return quote(text) if text else "null"
-
-
-def level_of(status: int, how: str = "done") -> str:
-    """The level of a line: by the answer's status, and an answer cut short is an error whatever it was."""
-    if how in ("aborted", "broken"):
-        return "ERROR"
-    if status < 400:
-        return "INFO"
-    return "WARNING" if status < 500 else "ERROR"
+ALL: Final = Sampling()
 
 
 class AccessLog:
@@ -97,18 +49,27 @@ class AccessLog:
         clock: Clock,
         *,
         format: Literal["json", "console"] = "json",  # noqa: A002 # the key's name in YAML
+        sampling: Sampling = ALL,
+        random: Random | None = None,
+        fields: Fields | None = None,
     ) -> None:
+        """`random` decides about a `sampling` of less than all; `fields` are further members."""
+        assert sampling.share >= 1 or random is not None
         self._sink = sink
         self._clock = clock
         self._records: list[Record] = []
         self._timer: Timer | None = None
-        self._stamp = Stamp()
-        self._known: dict[Facts, tuple[str, str]] = {}
-        self._trails: dict[tuple[object, ...], str] = {}
+        self.left_out = 0
+        """Requests that went well and are not logged, as `sampling` wants it."""
+        self._share = sampling.share
+        self._slow = sampling.slow
+        self._random = random
+        self._fields = fields
         self.tap: Callable[[Sequence[Record], float], None] | None = None
         """Hears of each batch once the sink has it, with what makes Unix time of its times."""
-        self._colour = format == "console" and sink is not None and sink.is_terminal
-        self._line = self._console if format == "console" else self._json
+        self._lines = Lines(format, colour=sink is not None and sink.is_terminal)
+        """The sink's thread's own."""
+        self._entries = Lines()
 
     @property
     def enabled(self) -> bool:
@@ -126,6 +87,9 @@ class AccessLog:
 
         The exchange itself is not kept: it holds bodies.
         """
+        if self._share < 1 and self._leaves_out(exchange, status, ended, how):
+            self.left_out += 1
+            return
         request = exchange.request
         error = exchange.error
         verdict = exchange.verdict
@@ -137,7 +101,6 @@ class AccessLog:
                     status,
                     how,
                     request.method,
-                    request.target,
                     exchange.client,
                     exchange.route,
                     exchange.upstream,
@@ -150,12 +113,16 @@ class AccessLog:
                     exchange.rung,
                     stack,
                 ),
+                request.target,
                 exchange.request_id,
+                correlation_id(request),
+                "" if self._fields is None else self._fields.of(request),
                 exchange.traceparent,
                 exchange.started,
                 exchange.first_byte,
                 exchange.upstream_seconds,
                 exchange.note_list,
+                exchange.cached,
                 exchange.received,
                 exchange.sent,
             )
@@ -166,12 +133,26 @@ class AccessLog:
         elif count == 1 and self._timer is None:
             self._timer = self._clock.arm(ended + FLUSH_SECONDS, self._due)
 
+    def _leaves_out(self, exchange: Exchange, status: int, ended: float, how: str) -> bool:
+        """Chance wants it so, and nothing about the request was out of the ordinary."""
+        assert self._random is not None
+        return (
+            self._random.random() >= self._share
+            and status < 400
+            and how == "done"
+            and ended - exchange.started < self._slow
+            and exchange.attempts < 2
+            and not exchange.rung
+            and exchange.error is None
+            and not (exchange.note_list and any("degraded" in decision for _, decision in exchange.note_list))
+        )
+
     def _due(self) -> None:
         self._timer = None
         self.flush()
 
     def flush(self) -> None:
-        """Hands all lines to the sink."""
+        """Hands all records to the sink."""
         records = self._records
         if not records:
             return
@@ -179,15 +160,14 @@ class AccessLog:
         clock = self._clock
         # Read anew each time: the wall clock may have been set.
         epoch = clock.wall() - clock.now()
-        line = self._line
         if self._sink is not None:
-            self._sink.write(b"".join([line(record, epoch) for record in records]), len(records))
+            self._sink.write_made(partial(self._lines.all, records, epoch), len(records))
             if self.tap is not None:
                 self.tap(records, epoch)
 
     def entry(self, record: Record, epoch: float) -> bytes:
         """A record as JSON, in whatever format the log is written."""
-        return self._json(record, epoch).rstrip(b"\n")
+        return self._entries.json(record, epoch).rstrip("\n").encode()
 
     def close(self) -> None:
         """Flushes. The sink is closed by whoever made it."""
@@ -195,95 +175,3 @@ class AccessLog:
             self._timer.cancel()
             self._timer = None
         self.flush()
-
-    def _json(self, record: Record, epoch: float) -> bytes:
-        ended, facts, request_id, trace, started, first_byte, upstream_seconds, notes, received, sent = record
-        known, usual = self._known.get(facts) or self._learn(facts)
-        return (
-            f'{{"ts":"{self._stamp(epoch + ended)}",{known},"request_id":{quote(request_id)},'
-            f'"trace_id":{_TRACE % trace[0].decode() if trace else "null"},'
-            f'"duration_ms":{(ended - started) * 1000:.3f},'
-            f'"first_byte_ms":{_MILLISECONDS % ((first_byte - started) * 1000) if first_byte else "null"},'
-            f'"upstream_ms":{_MILLISECONDS % (upstream_seconds * 1000) if facts[_ATTEMPTS] else "null"},'
-            f'"trail":{self._trail(facts, notes) if notes else usual},'
-            f'"bytes_in":{received},"bytes_out":{sent}}}\n'
-        ).encode()
-
-    def _learn(self, facts: Facts) -> tuple[str, str]:
-        """The members that many lines have in common, and the trail of those without notes."""
-        status, how, method, target, client, route, upstream, attempts, verdict, *_ = facts
-        breaker, cache, error, rung, stack = facts[9:]
-        path = quote(_shown(target))[1:-1]
-        known = (
-            f'"level":"{level_of(status, how)}","logger":"{LOGGER}","message":"{method} {path} {status}",'
-            f'"client":{quote(client)},"method":"{method}","path":"{path}","route":"{route}",'
-            f'"status":{status},"upstream":{_or_null(upstream)},"attempts":{attempts},'
-            f'"verdict":{_or_null(verdict)},"breaker":{_or_null(breaker)},"cache":{_or_null(cache)},'
-            f'"error":{_or_null(error)},"rung":{_or_null(rung)},"end":"{how}"'
-        )
-        came_to = trail.Facts(status, how, attempts, verdict, cache, error or "", rung)
-        both = (known, quote(trail.compose(stack.layers, came_to)))
-        if len(target) <= LONGEST_KNOWN:
-            if len(self._known) >= MOST_KNOWN:
-                self._known.clear()
-            self._known[facts] = both
-        return both
-
-    def _trail(self, facts: Facts, notes: list[tuple[str, str]]) -> str:
-        """The trail of a request that something was noted of: of the same, most of the time."""
-        status, how, _, _, _, _, _, attempts, verdict, _, cache, error, rung, stack = facts
-        key = (stack, status, how, attempts, verdict, cache, error, rung, *notes)
-        known = self._trails.get(key)
-        if known is None:
-            came_to = trail.Facts(status, how, attempts, verdict, cache, error or "", rung)
-            known = quote(trail.compose(stack.layers, came_to, notes))
-            if len(self._trails) >= MOST_KNOWN:
-                self._trails.clear()
-            self._trails[key] = known
-        return known
-
-    def _console(self, record: Record, epoch: float) -> bytes:
-        ended, facts, request_id, _, started, _, _, notes, _, sent = record
-        status, how, method, target, _, route, upstream, attempts, verdict, *_ = facts
-        breaker, cache, error, rung, _ = facts[9:]
-        level = level_of(status, how)
-        time = self._stamp(epoch + ended)[11:-1]
-        rest = [
-            f"{time} {level:7} {method} {_shown(target)} {status} {_milliseconds(ended - started)}ms",
-            f"{sent}B route={route}",
-        ]
-        if upstream:
-            rest.append(f"upstream={upstream} attempts={attempts}")
-        if verdict:
-            rest.append(f"verdict={verdict}")
-        if cache:
-            rest.append(f"cache={cache}")
-        if breaker and breaker != "closed":
-            rest.append(f"breaker={breaker}")
-        if error is not None:
-            rest.append(f"error={error}")
-        if rung:
-            rest.append(f"rung={rung}")
-        if how != "done":
-            rest.append(f"end={how}")
-        rest.extend(f"{layer};{decision}" for layer, decision in notes or ())
-        rest.append(f"id={request_id}")
-        text = " ".join(rest)
-        if not text.isprintable():  # what a client sends must not steer a terminal
-            text = text.encode("unicode_escape").decode("ascii")
-        if self._colour:
-            text = f"{_COLOURS[level]}{text}{_PLAIN}"
-        return text.encode("utf-8", "backslashreplace") + b"\n"
-
-
-def _shown(target: bytes) -> str:
-    # Cut after the secrets are hidden: a cut name would not be known for one.
-    if b"?" in target:
-        target = redact_target(target)
-    if len(target) > LONGEST_TARGET:
-        target = target[:LONGEST_TARGET]
-    return target.decode("latin-1")
-
-
-def _milliseconds(seconds: float) -> float:
-    return int(seconds * 1_000_000 + 0.5) / 1000  # a third of what `round` costs

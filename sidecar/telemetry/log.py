@@ -1,7 +1,7 @@
 """What the sidecar says of itself: structured events, one line each, through a sink.
 
-Set up once by `app.py`. Lines have the access log's first members (`ts`, `level`, `logger`, `message`),
-so that one query reads both.
+Set up once by `app.py`. Lines have the access log's first members (`timestamp`, `level`, `logger`,
+`message`), so that one query reads both.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def configure(sink: Sink, clock: Clock, *, format: Format = "json", level: str =
     stamp = Stamp()
 
     def add_time(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        return {"ts": stamp(clock.wall()), **event}
+        return {"timestamp": stamp(clock.wall()), **event}
 
     last: list[structlog.typing.Processor]
     if format == "console":
         last = [
             structlog.dev.ConsoleRenderer(
                 colors=sink.is_terminal,
-                timestamp_key="ts",
+                timestamp_key="timestamp",
                 exception_formatter=structlog.dev.plain_traceback,
             )
         ]
@@ -86,7 +86,7 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
 def _ordered(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """What everybody looks for first, first."""
     return {
-        "ts": event.pop("ts"),
+        "timestamp": event.pop("timestamp"),
         "level": event.pop("level").upper(),
         "logger": event.pop("source", "sidecar"),
         "message": event.pop("event"),

@@ -7,6 +7,7 @@ signature, password and the like keeps its name and loses its value.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 HIDDEN = b"***"
@@ -19,6 +20,7 @@ _SECRET = re.compile(
 )
 
 
+@lru_cache(1024)
 def is_secret(name: bytes) -> bool:
     """Whether a query parameter called `name`, percent-encoded or not, holds a secret."""
     if b"%" in name:

@@ -12,12 +12,21 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
+
+from sidecar.telemetry.log_file import LogFile
 
 MOST_PENDING = 4 * 1024 * 1024
 """Bytes that may wait for the descriptor; more are dropped."""
+LINE = 1024
+"""Bytes that a line is taken for which is not made yet."""
 CLOSE_SECONDS = 2.0
 """How long `close` waits for the descriptor to take what is pending."""
+
+
+Make = Callable[[], bytes]
+"""Makes a batch of lines, in the sink's thread."""
 
 
 class Sink:
@@ -29,15 +38,21 @@ class Sink:
         *,
         on_trouble: Callable[[str], None] | None = None,
         most_pending: int = MOST_PENDING,
+        file: LogFile | None = None,
     ) -> None:
+        """`file`: what `fd` is of, where that is more than a descriptor; it is closed with the sink.
+
+        `on_trouble` hears once of each stretch of trouble, in the thread that ran into it.
+        """
         self.fd = fd
+        self._file = file
         self.dropped = 0
         """Lines that were lost."""
         self._on_trouble = on_trouble
         self._most_pending = most_pending
         self._lock = threading.Lock()
         self._pending = 0
-        self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[bytes | Make, int, int] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._troubled = False
@@ -52,11 +67,18 @@ class Sink:
 
     def write(self, data: bytes, lines: int = 1) -> None:
         """Hands over `lines` whole lines. Returns at once; never raises."""
+        self._put_in(data, lines, len(data))
+
+    def write_made(self, make: Make, lines: int) -> None:
+        """Hands over what makes `lines` whole lines: the thread has more time than whoever calls this."""
+        self._put_in(make, lines, lines * LINE)
+
+    def _put_in(self, data: bytes | Make, lines: int, size: int) -> None:
         with self._lock:
-            fits = not self._closed and self._pending + len(data) <= self._most_pending
+            fits = not self._closed and self._pending + size <= self._most_pending
             if fits:
-                self._pending += len(data)
-                self._queue.put((data, lines))
+                self._pending += size
+                self._queue.put((data, lines, size))
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name=f"log sink {self.fd}", daemon=True)
                     self._thread.start()
@@ -77,6 +99,8 @@ class Sink:
             self._queue.put(None)
             thread.join(CLOSE_SECONDS)
             atexit.unregister(self.close)
+        if self._file is not None and (thread is None or not thread.is_alive()):
+            self._file.close()
 
     def _complain(self, reason: str) -> None:
         """Says it once for each stretch of trouble."""
@@ -87,17 +111,21 @@ class Sink:
 
     def _run(self) -> None:
         while (batch := self._queue.get()) is not None:
-            data, lines = batch
+            data, lines, size = batch
             try:
+                if not isinstance(data, bytes):
+                    data = data()
+                if self._file is not None and self._file.ready(len(data)):
+                    self.fd, self._torn = self._file.fd, False
                 self._put(b"\n" + data if self._torn else data)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one batch, the next gets its chance
                 with self._lock:
-                    self._pending -= len(data)
+                    self._pending -= size
                     self.dropped += lines
-                self._complain(error.strerror or str(error))
+                self._complain((isinstance(error, OSError) and error.strerror) or repr(error))
             else:
                 with self._lock:
-                    self._pending -= len(data)
+                    self._pending -= size
                     # Only a drained queue ends the trouble: a slow reader takes a batch now and then.
                     self._troubled = self._troubled and self._pending > 0
 
@@ -126,9 +154,19 @@ def standard_output() -> Sink:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
+    return Sink(1, on_trouble=_complain_on_stderr())
+
+
+def file_sink(path: Path, size: int | None, keep: int) -> Sink:
+    """A sink for a file, as `LogFile`; its troubles are said on stderr. Raises OSError."""
+    file = LogFile(path, size, keep)
+    return Sink(file.fd, on_trouble=_complain_on_stderr(), file=file)
+
+
+def _complain_on_stderr() -> Callable[[str], None]:
     complaints = Sink(2)
 
     def complain(reason: str) -> None:
         complaints.write(f"sidecar: log lines are dropped: {reason}\n".encode())
 
-    return Sink(1, on_trouble=complain)
+    return complain

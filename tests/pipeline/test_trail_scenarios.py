@@ -20,7 +20,7 @@ from sidecar.exchange import Exchange, Response, Stream
 from sidecar.pipeline import compile_pipeline
 from sidecar.responder import Responder
 from sidecar.telemetry.access_log import AccessLog
-from sidecar.telemetry.sink import Sink
+from sidecar.telemetry.sink import Make, Sink
 from tests.support.clock import settle
 from tests.support.script import Bench, Outcome, Send, after, answer, fail, hang, ok
 from tests.support.trail_checker import Conclusion, conclude
@@ -467,6 +467,9 @@ class Lines(Sink):
 
     def write(self, data: bytes, lines: int = 1) -> None:
         self.lines += [orjson.loads(line) for line in data.splitlines()]
+
+    def write_made(self, make: Make, lines: int) -> None:
+        self.write(make(), lines)
 
 
 def told(response: Response) -> bytes:

@@ -27,7 +27,7 @@ from sidecar.stores.memory import Memory
 from sidecar.stores.tiered import Tiered
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.sink import Sink
+from sidecar.telemetry.sink import Make, Sink
 from tests.support.harness import Client, eventually
 from tests.support.origin import LARGEST_READ
 
@@ -45,6 +45,9 @@ class Lines(Sink):
 
     def write(self, data: bytes, lines: int = 1) -> None:
         self.read += [json.loads(line) for line in data.splitlines()]
+
+    def write_made(self, make: Make, lines: int) -> None:
+        self.write(make(), lines)
 
 
 class Egress:

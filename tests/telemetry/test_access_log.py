@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import timeit
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,10 @@ import pytest
 from sidecar.decisions.verdict import Verdict
 from sidecar.errors import CircuitOpen
 from sidecar.exchange import Exchange, Request
-from sidecar.telemetry.access_log import BATCH, FLUSH_SECONDS, LONGEST_TARGET, AccessLog, Stack
+from sidecar.headers import REQUEST_KINDS, Line
+from sidecar.telemetry.access_lines import LONGEST_TARGET, Stack
+from sidecar.telemetry.access_log import BATCH, FLUSH_SECONDS, AccessLog, Sampling
+from sidecar.telemetry.correlation import Fields
 from sidecar.telemetry.sink import Sink
 from sidecar.telemetry.stamp import Stamp
 from tests.support.clock import ManualClock
@@ -76,9 +81,12 @@ def test_a_line_tells_the_whole_request(lines: Lines) -> None:
     log.close()
     [line] = lines.all()
     assert orjson.loads(line) == {
-        "ts": "2023-11-14T22:13:20.025Z",
+        "timestamp": "2023-11-14T22:13:20.025Z",
         "level": "INFO",
         "logger": "sidecar.access",
+        "component": "ingress",
+        "operation": "GET things",
+        "correlation_id": "a" * 32,
         "message": "GET /api/v1/things/42?key=***&q=x 200",
         "request_id": "a" * 32,
         "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
@@ -288,7 +296,7 @@ def test_the_wall_clock_may_be_set(lines: Lines) -> None:
     clock._ahead += 3600
     log.close()
     line = orjson.loads(lines.all()[0])
-    assert line["ts"] == "2023-11-14T23:13:20.001Z"
+    assert line["timestamp"] == "2023-11-14T23:13:20.001Z"
     assert line["duration_ms"] == 1.0
 
 
@@ -308,20 +316,138 @@ def test_a_stamp_is_rfc_3339(wall: float, text: str) -> None:
     assert stamp(wall) == text
 
 
-def test_cost_of_a_line(lines: Lines, capsys: pytest.CaptureFixture[str]) -> None:
-    """Prints what a request pays, and what its line costs in the batch; for reading."""
+def headed(clock: ManualClock, **headers: bytes) -> Exchange:
+    """An exchange whose request has `headers`."""
+    made = exchange(clock)
+    made.request.headers = [
+        Line(name.replace("_", "-").encode(), value, REQUEST_KINDS) for name, value in headers.items()
+    ]
+    made.request.plain = b"".join(line.wire for line in made.request.headers)
+    return made
+
+
+@pytest.mark.parametrize(
+    "name", ["X_Correlation_ID", "x_correlation_id", "X_CORRELATION_ID", "X_Correlation_Id"]
+)
+def test_a_correlation_id_is_taken_over(lines: Lines, name: str) -> None:
+    """`X-Correlation-ID`, however it is spelt; a line without one is its own correlation."""
     clock = ManualClock()
     log = AccessLog(lines.sink, clock)
-    one = exchange(clock)
-    for_one = []
-    number = BATCH - 1
-    for _ in range(20):
-        for_one.append(timeit.timeit(lambda: log.append(one, 200, 1000.5, "done"), number=number) / number)
-        log._records.clear()
-    for _ in range(number):
-        log.append(one, 200, 1000.5, "done")
-    flush = timeit.timeit(log.flush, number=1) / number
-    with capsys.disabled():
-        print(f"\nappend {min(for_one) * 1e6:.2f} µs, line in the batch {flush * 1e6:.2f} µs")  # noqa: T201
+    log.append(headed(clock, **{name: b'order-"77"'}), 200, clock.now(), "done")
+    log.append(headed(clock, Accept=b"*/*"), 200, clock.now(), "done")
     log.close()
-    assert len(lines.all()) == number
+    one, other = (orjson.loads(line) for line in lines.all())
+    assert (one["correlation_id"], one["request_id"]) == ('order-"77"', "a" * 32)
+    assert other["correlation_id"] == other["request_id"]
+
+
+def test_further_members_come_from_headers(lines: Lines) -> None:
+    """`logging.fields`: a user's id as it is, a session's as a digest, what is missing as null."""
+    clock = ManualClock()
+    named = Fields((("user_id", "X-User-ID"), ("session_id", "X-Session-ID"), ("tenant", "X-Tenant")))
+    log = AccessLog(lines.sink, clock, fields=named)
+    log.append(headed(clock, x_user_id=b"u7", X_Session_ID=b"S3CR3T"), 200, clock.now(), "done")
+    log.close()
+    [line] = lines.all()
+    members = orjson.loads(line)
+    assert (members["user_id"], members["tenant"]) == ("u7", None)
+    assert re.fullmatch("[0-9a-f]{16}", members["session_id"])
+    assert b"S3CR3T" not in line
+
+
+def test_a_line_tells_what_the_cache_knew(lines: Lines) -> None:
+    """The key's digest, the same for the same key, and the freshness left; neither without a cache."""
+    clock = ManualClock()
+    log = AccessLog(lines.sink, clock)
+    for cached in ((b"key", 60), (b"key", None), (b"other", -3), None):
+        one = exchange(clock)
+        one.cached = cached
+        log.append(one, 200, clock.now(), "done")
+    log.close()
+    members = [orjson.loads(line) for line in lines.all()]
+    keys = [line["cache_key"] for line in members[:3]]
+    assert keys[0] == keys[1] != keys[2]
+    assert [line["ttl"] for line in members[:3]] == [60, None, -3]
+    assert "cache_key" not in members[3]
+    assert "ttl" not in members[3]
+
+
+class Chance:
+    """Draws what it is told to."""
+
+    def __init__(self, drawn: float) -> None:
+        self.drawn = drawn
+
+    def random(self) -> float:
+        return self.drawn
+
+
+def ordinary(clock: ManualClock) -> Exchange:
+    """A request that nothing is to be said of."""
+    made = exchange(clock)
+    made.attempts, made.note_list = 1, None
+    return made
+
+
+def test_a_share_of_the_successes_is_logged(lines: Lines) -> None:
+    """`sample: 10%` logs what chance draws below a tenth, and counts what it leaves out."""
+    clock = ManualClock()
+    chance = Chance(0.0)
+    log = AccessLog(lines.sink, clock, sampling=Sampling(0.1, 1.0), random=chance)
+    for drawn in (0.05, 0.099, 0.1, 0.5, 0.999):
+        chance.drawn = drawn
+        log.append(ordinary(clock), 200, clock.now(), "done")
+    log.close()
+    assert len(lines.all()) == 2
+    assert log.left_out == 3
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "seconds", "how"),
+    [
+        ({}, 404, 0.0, "done"),
+        ({}, 503, 0.0, "done"),
+        ({}, 200, 1.0, "done"),
+        ({}, 200, 0.0, "client_gone"),
+        ({}, 200, 0.0, "aborted"),
+        ({"rung": "respond"}, 200, 0.0, "done"),
+        ({"attempts": 2}, 200, 0.0, "done"),
+        ({"note_list": [("overlap", "degraded=google-maps")]}, 200, 0.0, "done"),
+    ],
+)
+def test_what_went_wrong_is_always_logged(
+    lines: Lines, what: dict[str, Any], status: int, seconds: float, how: str
+) -> None:
+    """Errors, slow, cut, repeated and degraded requests are beyond sampling."""
+    clock = ManualClock()
+    log = AccessLog(lines.sink, clock, sampling=Sampling(0.001, 1.0), random=Chance(0.9))
+    one = ordinary(clock)
+    for name, value in what.items():
+        setattr(one, name, value)
+    log.append(one, status, clock.now() + seconds, how)
+    log.close()
+    assert len(lines.all()) == 1
+    assert log.left_out == 0
+
+
+def test_a_line_costs_the_loop_a_fraction_of_logging(lines: Lines) -> None:
+    """What the event loop pays for a line is less than a third of `logging` into nothing."""
+    clock = ManualClock()
+    log = AccessLog(lines.sink, clock)
+    plain = logging.getLogger("sidecar.tests.plain")
+    plain.propagate = False
+    plain.setLevel(logging.INFO)
+    plain.addHandler(logging.NullHandler())
+    one = exchange(clock)
+    ours, theirs = [], []
+    for _ in range(30):
+        begin = time.thread_time()
+        for _ in range(BATCH):
+            log.append(one, 200, 1000.5, "done", STACK)
+        ours.append(time.thread_time() - begin)
+        begin = time.thread_time()
+        for _ in range(BATCH):
+            plain.info("%s %s %s", "GET", "/", 200)
+        theirs.append(time.thread_time() - begin)
+    log.close()
+    assert min(ours) < min(theirs) / 3

@@ -35,7 +35,7 @@ def test_an_event_is_a_json_line(tmp_path: Path) -> None:
     """Time, level, logger and message first, then what the event carries."""
     [line] = written(tmp_path, lambda: get_logger("sidecar.app").info("started", port=8080, path=Path("/x")))
     assert list(orjson.loads(line).items()) == [
-        ("ts", "2023-11-14T22:13:20.000Z"),
+        ("timestamp", "2023-11-14T22:13:20.000Z"),
         ("level", "INFO"),
         ("logger", "sidecar.app"),
         ("message", "started"),
