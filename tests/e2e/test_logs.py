@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.processes import Program, Sidecar, TinyApp
+from tests.support.processes import Program, Sidecar, TinyApp, until_connects
 
 DROPPED = "nextvision_access_log_lines_dropped_total"
 POLICIES = {
@@ -128,10 +129,11 @@ async def test_a_disk_that_has_room_again_is_written_again(tmp_path: Path) -> No
     if await mount.wait():
         pytest.skip("no file system can be mounted here")
     app = TinyApp(tmp_path)
+    sidecar = Sidecar(tmp_path, app.port, POLICIES, logging={"file": "disk/log", "rotate": "off"})
     try:
-        sidecar = Sidecar(tmp_path, app.port, POLICIES, logging={"file": "disk/log", "rotate": "off"})
         await app.start()
         await sidecar.start()
+        await until_connects(sidecar.admin_port)
         (disk / "ballast").write_bytes(b"x" * 48 * 1024)
         while not (await sidecar.metrics())[DROPPED]:
             assert await gets(sidecar, *["/"] * 50) == [200] * 50
@@ -142,5 +144,6 @@ async def test_a_disk_that_has_room_again_is_written_again(tmp_path: Path) -> No
         assert await sidecar.end() == 0
         assert json.loads((disk / "log").read_text().splitlines()[-1])["message"] == "stopped"
     finally:
+        sidecar.send(signal.SIGKILL)
+        await (await asyncio.create_subprocess_exec("umount", "--lazy", disk)).wait()
         await app.end()
-        await (await asyncio.create_subprocess_exec("umount", disk)).wait()
