@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
-from sidecar import showing
+from sidecar import batch_arguments, showing
 from sidecar.config.load import USUAL, Loaded, is_policy, load, load_policy
 from sidecar.config.problems import ConfigError, Problem
 
@@ -193,6 +193,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write over files that are not generated, or were changed by hand",
     )
+    batch = command(
+        "batch",
+        _batch,
+        "send many requests at once, each through its own route, and follow them",
+        "sidecar batch submit requests.ndjson --wait",
+    )
+    batch_arguments.arguments(batch, _batch)
     schema = command(
         "schema", _schema, "print JSON Schema, for editors", "sidecar schema policy > policy.schema.json"
     )
@@ -340,6 +347,12 @@ def _dashboards(arguments: argparse.Namespace) -> int:
         print(f"sidecar: {error}", file=sys.stderr)
         return FAILED
     return FINE
+
+
+def _batch(arguments: argparse.Namespace) -> int:
+    from sidecar import batch_command
+
+    return batch_command.run(arguments)
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ SHORTEST_HOLD: Final = 0.25
 class Hold:
     """A route that refuses: nothing goes there until `until`, then one line at a time until one succeeds."""
 
+    since: float
     until: float
     tries: int = 0
     probing: bool = False
@@ -108,7 +109,7 @@ class Job:
         """A route refused a line: until when it is left alone. `jitter` is in [0, 1)."""
         hold = self.holds.get(route)
         if hold is None:
-            hold = self.holds[route] = Hold(now)
+            hold = self.holds[route] = Hold(now, now)
         elif now < hold.until:  # lines that were in flight together say it together
             hold.probing = False
             return hold.until
@@ -118,6 +119,12 @@ class Job:
         hold.probing = False
         hold.why = why
         return hold.until
+
+    def answered(self, route: str, started: float) -> None:
+        """A line that was sent at `started` got its answer: what began before the hold says nothing of it."""
+        hold = self.holds.get(route)
+        if hold is not None and started >= hold.since:
+            del self.holds[route]
 
     def may_send(self, route: str, now: float) -> bool:
         """Whether a line of the route may be sent; the first after a hold is a probe."""

@@ -83,7 +83,7 @@ class Runner:
         self._bounds = bounds
         self._machine = machine
         self._requests = requests
-        self._courtesy = Courtesy(min(bounds.concurrency, bounds.max_concurrency), bounds.max_concurrency)
+        self._courtesy = Courtesy(bounds.max_concurrency)
         self._own: dict[str, list[float]] = {}
         """Lines and their seconds in this step, by route."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -351,7 +351,7 @@ class Runner:
         elif not answered.refused:
             if answered.upstream_seconds > 0 and not answered.cached:
                 job.limit.sample(answered.upstream_seconds)
-            job.holds.pop(answered.route, None)
+            job.answered(answered.route, started)
         if answered.refused:
             self.stats.refusals += 1
             until = job.refused(answered.route, now, answered.wait, self._random.random(), answered.why)

@@ -19,6 +19,8 @@ TOLERANCE: Final = 1.1
 """How many times longer than alone interactive requests may take before batches give way."""
 BACKOFF: Final = 0.6
 HOT_BACKOFF: Final = 0.9
+LEAST_HOT: Final = 4
+"""Lines in flight that a busy machine leaves, as long as interactive requests do not suffer."""
 GROWTH: Final = 0.05
 FEWEST: Final = 3
 """Interactive requests of a route below which a step says nothing about it."""
@@ -61,9 +63,10 @@ class Courtesy:
     What a route takes beside no batch, or its best since, is what it is measured by.
     """
 
-    def __init__(self, initial: int, most: int) -> None:
+    def __init__(self, most: int) -> None:
+        """Begins with `most`: what each batch begins with is the other bound's affair."""
         self._most = most
-        self._allowed = float(initial)
+        self._allowed = float(most)
         self._alone: dict[str, float] = {}
         self.pressure = 1.0
         """Times that interactive requests took of what they take alone, in the last step."""
@@ -96,7 +99,8 @@ class Courtesy:
         if self.pressure > TOLERANCE:
             self._allowed *= BACKOFF
         elif machine.short or machine.hot:
-            self._allowed *= HOT_BACKOFF
+            # Others may be what keeps the machine busy: then batches go on, slowly.
+            self._allowed = max(min(self._allowed, float(LEAST_HOT)), self._allowed * HOT_BACKOFF)
         else:
             self._allowed += max(1.0, self._allowed * GROWTH)
         self._allowed = max(1.0, min(float(self._most), self._allowed))
