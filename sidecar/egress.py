@@ -110,7 +110,9 @@ class File:
     def handler(self, exchange: Exchange, target: Target) -> Handler:
         """The handler of a call, which is made out to the target."""
         request = exchange.request
-        request.host = target.authority
+        if request.host != target.authority:
+            request.host = target.authority
+            request.passed_on = None
         request.scheme = target.scheme
         exchange.policy = self.name
         if request.method == "PURGE" and self._purge is not None and self._purge.may(exchange):
@@ -320,5 +322,6 @@ def normal(host: bytes) -> bytes:
 
 def _retarget(request: Request, target: bytes) -> None:
     request.target = target
+    request.passed_on = None
     path, _, request.query = target.partition(b"?")
     request.path = path.decode("latin-1")

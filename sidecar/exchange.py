@@ -212,6 +212,7 @@ class Request:
         "http10",
         "method",
         "ours",
+        "passed_on",
         "path",
         "plain",
         "query",
@@ -249,6 +250,8 @@ class Request:
         """Lines that the sidecar judges and replaces, where they were picked out already."""
         self.plain: bytes | None = None
         """All lines that are forwarded as they are, where they were joined already; None: see `headers`."""
+        self.passed_on: tuple[bytes, bytes] | None = None
+        """The request line, and `Host` with the lines of `plain`, where they were made already."""
 
     @classmethod
     def read(cls, start: StartLine, block: Block, body: bytes, scheme: str) -> Request:
@@ -265,6 +268,7 @@ class Request:
         request.http10 = request.upgrade = False
         request.ours = block.ours
         request.plain = block.plain
+        request.passed_on = start.line, block.passed_on
         return request
 
     def header(self, name: bytes) -> bytes | None:

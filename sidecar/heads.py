@@ -45,7 +45,7 @@ _OURS: Final = Kind.OURS
 class Block:
     """The header lines of a head."""
 
-    __slots__ = ("headers", "host", "keep_alive", "length", "ours", "plain")
+    __slots__ = ("headers", "host", "keep_alive", "length", "ours", "passed_on", "plain")
 
     def __init__(
         self, headers: tuple[Line, ...], host: bytes | None, length: int | None, *, keep_alive: bool
@@ -59,6 +59,8 @@ class Block:
         self.keep_alive = keep_alive
         self.plain = b"".join([line.wire for line in headers if line.kind is _PLAIN])
         """The lines that are forwarded as they are."""
+        self.passed_on = self.plain if host is None else b"Host: %b\r\n%b" % (host, self.plain)
+        """The same after `Host`."""
 
     def beside(self, ours: tuple[Line, ...]) -> Block:
         """These lines and those that the sidecar replaces, which stand last: names keep their own order."""
@@ -69,6 +71,7 @@ class Block:
         block.length = self.length
         block.keep_alive = self.keep_alive
         block.plain = self.plain
+        block.passed_on = self.passed_on
         return block
 
 
@@ -79,7 +82,7 @@ _UNKNOWN: Final = Block((), None, None, keep_alive=False)
 class StartLine:
     """A request line: what a `Request` needs of it."""
 
-    __slots__ = ("method", "path", "query", "target")
+    __slots__ = ("line", "method", "path", "query", "target")
 
     def __init__(self, method: str, target: bytes) -> None:
         self.method = method
@@ -87,6 +90,7 @@ class StartLine:
         path, _, query = target.partition(b"?")
         self.path = path.decode("latin-1")
         self.query = query
+        self.line = b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
 
 
 class _Blocks:

@@ -79,16 +79,17 @@ class ProxyProtocol(ServerProtocol):
 
     _listener: EgressListener
 
-    async def _serve(self, incoming: Incoming) -> None:
+    def _takes(self, incoming: Incoming) -> bool:
         request = incoming.request
-        if request.method == "CONNECT":
-            # Whatever comes of it: what follows on this connection is not HTTP to this proxy.
-            incoming.keep_alive = False
-            asked = self._listener.interception(request)
-            if asked is not None:
-                self._hand_over(asked)
-                return
-        await super()._serve(incoming)
+        if request.method != "CONNECT":
+            return False
+        # Whatever comes of it: what follows on this connection is not HTTP to this proxy.
+        incoming.keep_alive = False
+        asked = self._listener.interception(request)
+        if asked is None:
+            return False
+        self._hand_over(asked)
+        return True
 
     def _hand_over(self, asked: tuple[str, int]) -> None:
         """Says that the tunnel stands, and takes the client's TLS at its near end."""

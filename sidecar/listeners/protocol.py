@@ -298,57 +298,64 @@ class ServerProtocol(asyncio.Protocol):
     async def _work(self, incoming: Incoming) -> None:
         """The connection's one task: its requests, one after the other.
 
-        A task for each request would cost 2 microseconds more: asyncio keeps a weak set of all tasks.
+        A task for each request would cost 2 microseconds more: asyncio keeps a weak set of all tasks. A
+        coroutine for each would cost a third of one.
         """
+        listener = self._listener
         while True:
-            await self._serve(incoming)
+            request = incoming.request
+            exchange = Exchange(request, self.peer, incoming.at)
+            response: Response | None = None
+            whole = False
+            how = "done"
+            self._answering = False
+            try:
+                if self._takes(incoming):
+                    return
+                listener.identify(exchange, self)
+                response = await listener.route(exchange)(exchange)
+                body = response.body
+                if type(body) is bytes and response.tunnel is None and incoming.complete:
+                    whole = True
+                    self._answer_whole(exchange, response, body, incoming)
+                    if self._write_paused:
+                        await self.drain()
+                else:
+                    await self._answer(exchange, response, incoming)
+            except (asyncio.CancelledError, ClientGone):
+                how = "client_gone"
+            except SidecarError:
+                how = "broken"  # the body ended early: all that can be told to the client is an abort
+                if response is not None and reply.ends_with_connection(response, http10=request.http10):
+                    self._reset_on_close()
+                self.abort()
+            except BaseException:
+                how = "broken"
+                self.abort()  # nobody must wait for an answer that a bug swallowed
+                raise
+            finally:
+                if response is not None and not whole:
+                    response.close()
+                if exchange.on_sent is not None:
+                    exchange.on_sent(exchange, response, how)
+                self._busy = False
+            self._next(incoming, how)
             following = self._following
             if following is None:
                 if self._closing or self.transport is None:
                     return
-                turn: asyncio.Future[Incoming] = asyncio.Future(loop=self._listener.loop)
+                # Nothing of what is over is kept while the connection is idle.
+                response, body = None, b""
+                del exchange, request, incoming
+                turn: asyncio.Future[Incoming] = asyncio.Future(loop=listener.loop)
                 self._turn = turn
                 following = await turn
             self._following = None
             incoming = following
 
-    async def _serve(self, incoming: Incoming) -> None:
-        listener = self._listener
-        request = incoming.request
-        exchange = Exchange(request, self.peer, incoming.at)
-        response: Response | None = None
-        whole = False
-        how = "done"
-        self._answering = False
-        try:
-            listener.identify(exchange, self)
-            response = await listener.route(exchange)(exchange)
-            body = response.body
-            if type(body) is bytes and response.tunnel is None and incoming.complete:
-                whole = True
-                self._answer_whole(exchange, response, body, incoming)
-                if self._write_paused:
-                    await self.drain()
-            else:
-                await self._answer(exchange, response, incoming)
-        except (asyncio.CancelledError, ClientGone):
-            how = "client_gone"
-        except SidecarError:
-            how = "broken"  # the body ended early: all that can be told to the client is an abort
-            if response is not None and reply.ends_with_connection(response, http10=request.http10):
-                self._reset_on_close()
-            self.abort()
-        except BaseException:
-            how = "broken"
-            self.abort()  # nobody must wait for an answer that a bug swallowed
-            raise
-        finally:
-            if response is not None and not whole:
-                response.close()
-            if exchange.on_sent is not None:
-                exchange.on_sent(exchange, response, how)
-            self._busy = False
-        self._next(incoming, how)
+    def _takes(self, incoming: Incoming) -> bool:
+        """Whether the connection stops to be HTTP with this request, which then has been answered."""
+        return False
 
     def _answer_whole(self, exchange: Exchange, response: Response, body: bytes, incoming: Incoming) -> None:
         """Writes an answer that is all here, at once."""

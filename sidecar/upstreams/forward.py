@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sidecar.exchange import Exchange, Stream
+from sidecar.exchange import Exchange, Request, Stream
 from sidecar.headers import Kind
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ VIA: Final = b"Via: 1.1 sidecar\r\n"
 
 Not on the app's own calls: to their client and to the provider the sidecar is not there (an interception,
 RFC 9110, 3.7), and servers treat a request with `Via` otherwise: nginx does not compress its answer."""
+END: Final = VIA + b"\r\n"
 _BODILESS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY", "PURGE"})
 """Methods for which no Content-Length means no body; others say so with a zero (RFC 9110, 8.6)."""
 
@@ -29,6 +30,38 @@ def request_head(
     ours.
     """
     request = exchange.request
+    upgrade = request.upgrade
+    if request.passed_on is not None and inject is None:
+        parts = [*request.passed_on]
+    else:
+        parts = _lines(request, inject)
+    body = request.body
+    if isinstance(body, Stream):
+        if body.length is None:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        else:
+            parts.append(b"Content-Length: %d\r\n" % body.length)
+    elif body or request.method not in _BODILESS:
+        parts.append(b"Content-Length: %d\r\n" % len(body))
+    if inject is not None:
+        parts.append(inject.lines)
+    parts.append(exchange.forwarded)
+    if not egress:
+        parts.append(exchange.id_line)
+    if exchange.traceparent is not None:
+        trace, flags = exchange.traceparent
+        parts.append(b"traceparent: 00-%b-%b-%b\r\n" % (trace, ids.span_id(), flags))
+    if exchange.attempts > 1:
+        parts.append(b"X-Sidecar-Retry: %d\r\n" % (exchange.attempts - 1))
+    if not upgrade:
+        parts.append(b"\r\n" if egress else END)
+    else:
+        parts.append(b"Connection: Upgrade\r\n\r\n" if egress else VIA + b"Connection: Upgrade\r\n\r\n")
+    return b"".join(parts)
+
+
+def _lines(request: Request, inject: Injection | None) -> list[bytes]:
+    """The request line, and the lines that are forwarded."""
     target = request.target
     dropped: frozenset[bytes] = frozenset()
     upgrade = request.upgrade
@@ -55,25 +88,4 @@ def request_head(
             if (line.kind is Kind.PLAIN and line.name not in dropped)
             or (line.kind is Kind.UPGRADE and upgrade)
         ]
-    body = request.body
-    if isinstance(body, Stream):
-        if body.length is None:
-            parts.append(b"Transfer-Encoding: chunked\r\n")
-        else:
-            parts.append(b"Content-Length: %d\r\n" % body.length)
-    elif body or request.method not in _BODILESS:
-        parts.append(b"Content-Length: %d\r\n" % len(body))
-    if inject is not None:
-        parts.append(inject.lines)
-    parts.append(exchange.forwarded)
-    if not egress:
-        parts.append(exchange.id_line)
-    if exchange.traceparent is not None:
-        trace, flags = exchange.traceparent
-        parts.append(b"traceparent: 00-%b-%b-%b\r\n" % (trace, ids.span_id(), flags))
-    if exchange.attempts > 1:
-        parts.append(b"X-Sidecar-Retry: %d\r\n" % (exchange.attempts - 1))
-    if not egress:
-        parts.append(VIA)
-    parts.append(b"Connection: Upgrade\r\n\r\n" if upgrade else b"\r\n")
-    return b"".join(parts)
+    return parts
