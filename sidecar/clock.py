@@ -121,6 +121,7 @@ class SystemRandom:
 
 _PAIRS = tuple(f"{number:02x}" for number in range(256))
 _PAIRS_BYTES = tuple(pair.encode() for pair in _PAIRS)
+_PAIRS_ENDS = tuple(pair + b"\r\n" for pair in _PAIRS_BYTES)
 
 
 class Ids:
@@ -130,7 +131,7 @@ class Ids:
     as these ids name things and protect nothing.
     """
 
-    __slots__ = ("_count", "_page", "_prefix", "_span_page")
+    __slots__ = ("_count", "_line_page", "_page", "_prefix", "_span_page")
 
     def __init__(self) -> None:
         self._renew()
@@ -147,6 +148,7 @@ class Ids:
             return
         page = f"{self._count >> 8:06x}"
         self._page = self._prefix + page
+        self._line_page = b"X-Request-ID: %b" % self._page.encode()
         self._span_page = (self._prefix[:8] + page).encode()
 
     def request_id(self) -> str:
@@ -155,6 +157,13 @@ class Ids:
         if not count & 0xFF:
             self._turn()
         return self._page + _PAIRS[count & 0xFF]
+
+    def request_line(self) -> tuple[str, bytes]:
+        """The same, and as the line of a header."""
+        self._count = count = self._count + 1
+        if not count & 0xFF:
+            self._turn()
+        return self._page + _PAIRS[count & 0xFF], self._line_page + _PAIRS_ENDS[count & 0xFF]
 
     def span_id(self) -> bytes:
         """16 hexadecimal digits, never all zero (W3C Trace Context, 3.2.2.4)."""

@@ -207,6 +207,7 @@ class Request:
 
     __slots__ = (
         "body",
+        "correlation",
         "headers",
         "host",
         "http10",
@@ -252,6 +253,8 @@ class Request:
         """All lines that are forwarded as they are, where they were joined already; None: see `headers`."""
         self.passed_on: tuple[bytes, bytes] | None = None
         """The request line, and `Host` with the lines of `plain`, where they were made already."""
+        self.correlation: bytes | None = None
+        """`X-Correlation-ID`, empty where there is none; None: nobody has looked yet."""
 
     @classmethod
     def read(cls, start: StartLine, block: Block, body: bytes, scheme: str) -> Request:
@@ -269,6 +272,7 @@ class Request:
         request.ours = block.ours
         request.plain = block.plain
         request.passed_on = start.line, block.passed_on
+        request.correlation = block.correlation
         return request
 
     def header(self, name: bytes) -> bytes | None:

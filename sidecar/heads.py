@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
-from sidecar.headers import Kind, Line
+from sidecar.headers import Kind, Line, first
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -45,7 +45,7 @@ _OURS: Final = Kind.OURS
 class Block:
     """The header lines of a head."""
 
-    __slots__ = ("headers", "host", "keep_alive", "length", "ours", "passed_on", "plain")
+    __slots__ = ("correlation", "headers", "host", "keep_alive", "length", "ours", "passed_on", "plain")
 
     def __init__(
         self, headers: tuple[Line, ...], host: bytes | None, length: int | None, *, keep_alive: bool
@@ -61,6 +61,7 @@ class Block:
         """The lines that are forwarded as they are."""
         self.passed_on = self.plain if host is None else b"Host: %b\r\n%b" % (host, self.plain)
         """The same after `Host`."""
+        self.correlation = first(headers, b"x-correlation-id") or b""
 
     def beside(self, ours: tuple[Line, ...]) -> Block:
         """These lines and those that the sidecar replaces, which stand last: names keep their own order."""
@@ -72,6 +73,7 @@ class Block:
         block.keep_alive = self.keep_alive
         block.plain = self.plain
         block.passed_on = self.passed_on
+        block.correlation = self.correlation
         return block
 
 

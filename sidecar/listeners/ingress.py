@@ -228,8 +228,11 @@ class Listener:
                 host = line.value
             else:
                 forwarded.append(line.value)
-        exchange.request_id = request_id = request_id or self._ids.request_id()
-        exchange.id_line = b"X-Request-ID: %b\r\n" % request_id.encode()
+        if request_id:
+            exchange.request_id = request_id
+            exchange.id_line = b"X-Request-ID: %b\r\n" % request_id.encode()
+        else:
+            exchange.request_id, exchange.id_line = self._ids.request_line()
         if not request.http10:  # which knows no 1xx (RFC 9110, 15.2)
             exchange.informational = connection.informational
         if not trusted:

@@ -32,7 +32,7 @@ from sidecar.errors import (
 )
 from sidecar.exchange import AbsoluteRequest, Request, Stream
 from sidecar.headers import Kind, Line, Lines, tokens
-from sidecar.heads import RequestHeads
+from sidecar.heads import LONGEST, Block, RequestHeads, StartLine
 
 METHODS: Final = {
     name.encode(): name
@@ -65,7 +65,12 @@ class Incoming:
     )
 
     def __init__(
-        self, request: Request, *, keep_alive: bool, expect: bool, upgrade: bool, length: int | None
+        self,
+        request: Request,
+        keep_alive: bool,
+        expect: bool,
+        upgrade: bool,
+        length: int | None,
     ) -> None:
         self.request = request
         self.keep_alive = keep_alive
@@ -131,6 +136,7 @@ class RequestParser:
         "_heads",
         "_host",
         "_keep_alive",
+        "_last",
         "_length",
         "_lines",
         "_max_body",
@@ -183,6 +189,8 @@ class RequestParser:
         self._current: Incoming | None = None
         self._switching: Incoming | None = None
         """The request after whose head llhttp stops, as another protocol might follow."""
+        self._last: tuple[bytes, StartLine, Block] | None = None
+        """The last request that was a head alone: the next one may be just like it."""
         self._good_host: bytes | None = None
         """The last value of `Host` that was looked at: a connection's requests mostly name one."""
         self._quiet = 0
@@ -224,6 +232,10 @@ class RequestParser:
 
     def _read_plainly(self, data: bytes) -> bool:
         """Takes `data` if it is one whole request whose head `heads` can read; else llhttp must."""
+        last = self._last
+        if last is not None and last[0] == data:
+            self._take(Request.read(last[1], last[2], b"", self._scheme), 0)
+            return True
         end = data.find(b"\r\n\r\n")
         eol = data.find(b"\r\n")
         if eol == end or end > self._max_head:  # no end of a head, no header line, or too large a head
@@ -238,13 +250,19 @@ class RequestParser:
         end += 4
         if len(data) != end + length or (self._max_body is not None and length > self._max_body):
             return False
-        request = Request.read(start, block, data[end:] if length else b"", self._scheme)
-        incoming = Incoming(request, keep_alive=block.keep_alive, expect=False, upgrade=False, length=length)
+        if not length and block.keep_alive and end <= LONGEST:
+            self._last = data, start, block
+        self.finished = not block.keep_alive
+        self._take(Request.read(start, block, data[end:] if length else b"", self._scheme), length)
+        return True
+
+    def _take(self, request: Request, length: int) -> None:
+        """A request that came whole, by one read."""
+        # By name the arguments would cost half as much again.
+        incoming = Incoming(request, not self.finished, False, False, length)
         incoming.size = length
         incoming.complete = self.progress = True
-        self.finished = not block.keep_alive
         self.ready.append(incoming)
-        return True
 
     def resume(self) -> None:
         """Goes on with HTTP after an upgrade that the upstream did not take."""

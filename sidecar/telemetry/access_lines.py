@@ -105,6 +105,7 @@ class Lines:
         self._stamp = Stamp()
         self._times = _Milliseconds()
         self._paths: dict[bytes, str] = {}
+        self._shared: dict[tuple[Facts, bytes], tuple[str, str]] = {}
         self._known: dict[Facts, tuple[str, str, str, str]] = {}
         self._trails: dict[tuple[object, ...], str] = {}
         self._colour = colour
@@ -121,15 +122,11 @@ class Lines:
             ended, facts, target, request_id, correlated, more, trace,
             started, first, seconds, notes, cached, received, sent,
         ) = record  # fmt: skip
-        before, message, after, usual = self._known.get(facts) or self._learn(facts)
-        if b"?" in target or len(target) > LONGEST_KNOWN:
-            path = self._paths.get(target) or self._path(target)
-        else:  # which costs less than to remember it
-            path = quote(target.decode("latin-1"))[1:-1]
+        shared, usual = self._shared.get((facts, target)) or self._share(facts, target)
         request_id = quote(request_id)
         times = self._times
         return (
-            f'{{"timestamp":"{self._stamp(epoch + ended)}",{before}{path}{message}{path}{after}'
+            f'{{"timestamp":"{self._stamp(epoch + ended)}",{shared}'
             f'"request_id":{request_id},"correlation_id":{correlated or request_id},'
             f'"trace_id":{_TRACE % trace[0].decode() if trace else "null"},'
             f'"duration_ms":{times[int((ended - started) * 1e6 + 0.5)]},'
@@ -138,6 +135,20 @@ class Lines:
             f'"trail":{self._trail(facts, notes) if notes else usual},'
             f'{_cached(cached) if cached else ""}{more}"bytes_in":{received},"bytes_out":{sent}}}\n'
         )
+
+    def _share(self, facts: Facts, target: bytes) -> tuple[str, str]:
+        """What a line has in common with all of the same facts and target, and its usual trail."""
+        before, message, after, usual = self._known.get(facts) or self._learn(facts)
+        if b"?" in target or len(target) > LONGEST_KNOWN:
+            path = self._paths.get(target) or self._path(target)
+        else:  # which costs less than to remember it
+            path = quote(target.decode("latin-1"))[1:-1]
+        both = (f"{before}{path}{message}{path}{after}", usual)
+        if len(target) <= LONGEST_KNOWN:
+            if len(self._shared) >= MOST_KNOWN:
+                self._shared.clear()
+            self._shared[facts, target] = both
+        return both
 
     def _learn(self, facts: Facts) -> tuple[str, str, str, str]:
         """The members that many lines share, around their paths, and the trail where nothing was noted."""

@@ -115,7 +115,7 @@ class AccessLog:
                 ),
                 request.target,
                 exchange.request_id,
-                correlation_id(request),
+                "" if request.correlation == b"" else correlation_id(request),
                 "" if self._fields is None else self._fields.of(request),
                 exchange.traceparent,
                 exchange.started,

@@ -128,3 +128,16 @@ async def test_cuts() -> None:
             assert read(on, pieces) == bytewise, (message, pieces)
         refused += bytewise[1]
     assert 1500 < refused < 4500, "the messages are neither all bad nor all good"
+
+
+async def test_one_after_another() -> None:
+    """On a connection whose requests come one a read, some just like the last: each is read as by llhttp."""
+    chance = random.Random(11)
+    alike = 0
+    for _ in range(400):
+        messages = [mutated(chance) if chance.random() < 0.2 else chance.choice(SEEDS) for _ in range(3)]
+        train = [message for message in messages for _ in range(chance.choice((1, 2, 3)))]
+        bytewise = [bytes([number]) for message in train for number in message]
+        assert read(listener(), train) == read(listener(), bytewise), train
+        alike += len(train) - len(messages)
+    assert alike > 300, "some are just like the last"
