@@ -42,7 +42,7 @@ CLIENT: Final = "batch"
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "QUERY"})
 """RFC 9110, 9.2.2, and the QUERY method."""
 KEYED: Final = frozenset({"POST", "PATCH"})
-LARGEST: Final = 16 << 20
+LARGEST: Final = 4 << 20
 """Bytes of an answer's body; what is larger makes the line fail."""
 BACKGROUND: Final = Line(b"Priority", b"u=6", REQUEST_KINDS)
 """RFC 9218, 4.1: after everything that somebody waits for."""

@@ -46,6 +46,7 @@ class Job:
         self.tries: dict[int, int] = {}
         """Failures so far, by line."""
         self.unstored: list[Result] = []
+        self.unstored_bytes = 0
         self.flushing: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()
         self.rate = Rate()
@@ -68,6 +69,16 @@ class Job:
         self.ready.clear()
         self._later.clear()
         return dropped
+
+    def keep(self, result: Result) -> None:
+        """A line is done: until it is stored, its result is here."""
+        self.unstored.append(result)
+        self.unstored_bytes += len(result.text)
+
+    def take_unstored(self) -> list[Result]:
+        """All results that are here."""
+        results, self.unstored, self.unstored_bytes = self.unstored, [], 0
+        return results
 
     @property
     def waiting(self) -> int:

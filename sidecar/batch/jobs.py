@@ -23,6 +23,8 @@ from sidecar.decisions.priority import Priority
 
 LEASE: Final = 10.0
 """Seconds after its last renewal for which a worker's claims hold."""
+MOST_BYTES: Final = 8 << 20
+"""Of the requests, or results, that a store gives at a time: fewer of them where they are large, but one."""
 
 
 class Status(Enum):
@@ -212,6 +214,8 @@ class JobStore(Protocol):
     async def claim(self, batch: str, worker: str, most: int, now: float) -> list[Claimed]:
         """Up to `most` lines that nobody holds, in the order of the file; first those of dead workers.
 
+        Fewer where `MOST_BYTES` says so.
+
         Atomic: no two workers get the same line. A worker that claims renews its lease by that.
         """
         ...
@@ -239,5 +243,8 @@ class JobStore(Protocol):
         ...
 
     async def results(self, batch: str, after: int, most: int) -> list[tuple[int, bytes]]:
-        """Results in the order in which they were stored: those with a position above `after`."""
+        """Results in the order in which they were stored: those with a position above `after`.
+
+        Up to `most`, fewer where `MOST_BYTES` says so.
+        """
         ...

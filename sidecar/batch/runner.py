@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 MOST_UNSTORED: Final = 1000
 """Results above which a batch waits for its store."""
+MOST_UNSTORED_BYTES: Final = 32 << 20
 STORE_PAUSE: Final = 1.0
 """Seconds between two tries at a store that failed."""
 IDLE: Final = 1.0
@@ -280,7 +281,8 @@ class Runner:
 
     def _free(self, job: Job) -> int:
         """Slots that the batch may fill now."""
-        if job.store_trouble or len(job.unstored) > MOST_UNSTORED or self._stopping:
+        full = len(job.unstored) > MOST_UNSTORED or job.unstored_bytes > MOST_UNSTORED_BYTES
+        if full or job.store_trouble or self._stopping:
             return 0
         own = len(job.in_flight)
         priority = job.batch.options.priority
@@ -384,7 +386,7 @@ class Runner:
 
     def _done(self, job: Job, result: Result) -> None:
         job.tries.pop(result.number, None)
-        job.unstored.append(result)
+        job.keep(result)
         if job.flushing is None:
             job.flushing = self._spawn(self._flush(job), f"results of {job.batch.id}")
 
@@ -392,7 +394,7 @@ class Runner:
         """Stores results, all that came while the last ones were stored at a time."""
         try:
             while job.unstored and self.jobs.get(job.batch.id) is job:
-                results, job.unstored = job.unstored, []
+                results = job.take_unstored()
                 fresh = await self._stored(
                     job,
                     lambda results=results: self.store.finish(job.batch.id, results, self._clock.wall()),  # type: ignore[misc]

@@ -12,7 +12,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,6 +21,7 @@ import psutil
 
 from sidecar.batch.jobs import (
     LEASE,
+    MOST_BYTES,
     Batch,
     Claimed,
     Counts,
@@ -280,11 +281,12 @@ class SqliteStore:
             self._renew(db, worker, now)
             self._bury(db, now)
             key = _key(db, batch)
-            rows = db.execute(
+            found = db.execute(
                 "SELECT number, custom_id, request, repeatable, doubt FROM lines"
                 f" WHERE batch = ? AND state = {PENDING} ORDER BY doubt DESC, number LIMIT ?",
                 (key, most),
-            ).fetchall()
+            )
+            rows = _some(found, 2)
             db.executemany(
                 f"UPDATE lines SET state = {CLAIMED}, worker = ? WHERE batch = ? AND number = ?",
                 [(worker, key, row[0]) for row in rows],
@@ -349,7 +351,7 @@ class SqliteStore:
                 "SELECT position, text FROM results"
                 " WHERE batch = ? AND position > ? ORDER BY position LIMIT ?"
             )
-            return db.execute(query, (_key(db, batch), after, most)).fetchall()
+            return _some(db.execute(query, (_key(db, batch), after, most)), 1)
 
         return await self._do(call)
 
@@ -362,6 +364,18 @@ def _settle(settled: Sequence[tuple[asyncio.Future[Any], Any, Exception | None]]
             future.set_result(value)
         else:
             future.set_exception(failure)
+
+
+def _some(rows: Iterable[Any], column: int) -> list[Any]:
+    """As many rows as `MOST_BYTES` of the column allow."""
+    taken: list[Any] = []
+    size = 0
+    for row in rows:
+        size += len(row[column])
+        if taken and size > MOST_BYTES:
+            break
+        taken.append(row)
+    return taken
 
 
 def _failure(error: Exception, path: Path) -> StoreFailed:

@@ -205,3 +205,15 @@ async def test_a_place_that_cannot_be_opened(tmp_path: Path, wall: Wall) -> None
     for name in ("folder", "text"):
         with pytest.raises(StoreFailed, match=name):
             await SqliteStore(tmp_path / name, wall).open()
+
+
+async def test_large_lines_come_a_few_at_a_time(store: SqliteStore) -> None:
+    """Of large requests and results a claim and a page give as many as their bytes allow, but one."""
+    await store.create(Batch("b", Options(), Status.VALIDATING, NOW), "w")
+    large = b"x" * (3 << 20)
+    await store.add("b", [Item(number, f"c{number}", large, True) for number in range(1, 6)])
+    await store.accept("b", 5)
+    assert [it.item.number for it in await store.claim("b", "w", 9, NOW)] == [1, 2]
+    assert [it.item.number for it in await store.claim("b", "w", 9, NOW)] == [3, 4]
+    await store.finish("b", [Result(number, Outcome.OK, large * 3) for number in (1, 2)], NOW)
+    assert len(await store.results("b", 0, 9)) == 1

@@ -223,3 +223,60 @@ async def test_a_store_that_is_full(tmp_path: Path, app: CountingApp) -> None:
                 assert [it["id"] for it in (await reply.json())["batches"]] == [batch]
     finally:
         await sidecar.end()
+
+
+async def test_a_store_that_fills_up_while_it_runs(tmp_path: Path, app: CountingApp) -> None:
+    """Results that do not fit pause the batch, and health says so; with room it goes on, nothing lost."""
+    sidecar = batch_sidecar(tmp_path, app, batch={"max_store": "1MiB"}, logging={"access": False})
+    await started(sidecar)
+    app.padding = 1000  # three results a page of SQLite's
+    try:
+        async with BatchClient(sidecar) as client:
+            old = await client.accepted(jobs(500, "GET"))
+            assert len(await client.results(old)) == 500
+            app.calls.clear()
+            batch = await client.accepted(jobs(500, "GET"))
+            shown = await client.until(batch, lambda shown: shown["status"] == "paused")
+            assert "no room" in shown["reason"]
+            assert 0 < shown["counts"]["completed"] < 500
+            async with client.http.get("/health/detailed") as reply:
+                check = (await reply.json())["checks"]["batch"]
+            assert (check["status"], check["required"]) == ("degraded", False)
+            async with client.http.delete(f"/batches/{old}") as reply:
+                assert reply.status == 200
+            results = await client.results(batch)
+        assert Counter(it["custom_id"] for it in results) == {str(number): 1 for number in range(500)}
+        assert {it["status"] for it in results} == {200}
+        assert set(app.calls.values()) == {1}
+    finally:
+        await sidecar.end()
+
+
+async def test_two_sidecars_share_a_batch(tmp_path: Path, app: CountingApp) -> None:
+    """Both work on it; one is killed, and the other ends it: one result a line, no POST sent twice."""
+    app.seconds = 0.02
+    folders = [tmp_path / "one", tmp_path / "two"]
+    sidecars = []
+    for folder in folders:
+        folder.mkdir()
+        store = {"store": f"sqlite:{tmp_path / 'shared.db'}"}
+        sidecars.append(batch_sidecar(folder, app, batch=store, logging={"access": False}))
+    first, second = sidecars
+    await started(first)
+    try:
+        async with BatchClient(first) as client:
+            batch = await client.accepted(jobs(1500, "GET", "POST"), max_concurrency="5")
+        await started(second)
+        async with BatchClient(second) as client:
+            await client.until(batch, lambda shown: shown.get("in_flight"))
+            await first.end(signal.SIGKILL)
+            results = await client.results(batch)
+        assert Counter(it["custom_id"] for it in results) == {str(number): 1 for number in range(1500)}
+        unknown = [it for it in results if "error" in it]
+        assert {it["error"]["code"] for it in unknown} <= {"unknown"}
+        assert len(unknown) <= 5
+        assert all(count == 1 for name, count in app.calls.items() if int(name) % 2)
+    finally:
+        for sidecar in sidecars:
+            if sidecar.process is not None and sidecar.process.returncode is None:
+                await sidecar.end(signal.SIGKILL)

@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,8 +31,8 @@ class CountingApp:
         """Idempotency keys that came, by ID."""
         self.most = 0
         self._now = 0
-        self.down = False
-        """It answers nothing and resets."""
+        self.padding = 0
+        """Bytes that its answers are longer."""
         self.port = 0
         self._runner: web.AppRunner | None = None
 
@@ -47,7 +47,7 @@ class CountingApp:
                 await asyncio.sleep(self.seconds)
         finally:
             self._now -= 1
-        return web.json_response({"id": name})
+        return web.json_response({"id": name, **({"padding": "x" * self.padding} if self.padding else {})})
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -124,6 +124,15 @@ class BatchClient:
             assert reply.status == 200, shown
             assert isinstance(shown, dict)
             return shown
+
+    async def until(self, batch: str, holds: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """What the batch shows once `holds` of that. Raises AssertionError."""
+        for _ in range(400):
+            shown = await self.show(batch)
+            if holds(shown):
+                return shown
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"it did not come to that: {shown}")
 
     async def results(self, batch: str) -> list[dict[str, Any]]:
         """All of them: returns when the batch is over."""
