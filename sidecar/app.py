@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ssl
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,9 +13,10 @@ from sidecar.admin import api as admin
 from sidecar.admin.batch_pages import BatchPages
 from sidecar.admin.breaker_pages import BreakerPages, Breakers
 from sidecar.admin.cache_pages import CachePages
-from sidecar.admin.config_pages import ConfigPages, InForce
+from sidecar.admin.config_pages import ConfigPages
 from sidecar.admin.dashboard_pages import Dashboard
 from sidecar.admin.fault_pages import FaultPages
+from sidecar.admin.feature_pages import FeaturePages
 from sidecar.admin.health_pages import HealthPages, MetricsPages
 from sidecar.admin.system_pages import SystemPages
 from sidecar.alternates import pools
@@ -24,16 +24,21 @@ from sidecar.batch import setup as batch
 from sidecar.caching.cache import Caching
 from sidecar.caching.control import Control
 from sidecar.clock import Clock, Ids, SystemRandom
-from sidecar.config.schema import Address, Logging, Tls, Url
-from sidecar.egress_plane import EgressPlane
+from sidecar.config.features import Features, switched_off, without_features
+from sidecar.config.schema import Address, Config, Logging, Tls, Url
+from sidecar.egress import UNLISTED
+from sidecar.egress_plane import EgressPlane, context_of
 from sidecar.exposed import exposing
-from sidecar.generation import Generation
+from sidecar.features import Flags
+from sidecar.generation import Compiled, Generation
 from sidecar.headers import RESPONSE_KINDS, Lines
 from sidecar.listeners.binding import CannotStart, binding
 from sidecar.listeners.ingress import Limits, Listener
 from sidecar.overlap import Overlaps
 from sidecar.pipeline import Services
-from sidecar.state import State
+from sidecar.reload import Reloading
+from sidecar.rollout import Split
+from sidecar.state import State, Use
 from sidecar.stores.memory import Memory
 from sidecar.stores.redis import RedisStore
 from sidecar.stores.redis_server import RedisServer
@@ -45,26 +50,33 @@ from sidecar.telemetry.batch_families import batch_source
 from sidecar.telemetry.cache_families import cache_source, redis_source
 from sidecar.telemetry.collector import Collector
 from sidecar.telemetry.complaints import TlsComplaints
+from sidecar.telemetry.config_families import config_source
 from sidecar.telemetry.correlation import Fields
 from sidecar.telemetry.health import Health
 from sidecar.telemetry.health_families import health_source
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.probes import probe_of
+from sidecar.telemetry.probes import Probe, probe_of
 from sidecar.telemetry.sink import Sink, file_sink, standard_output
 from sidecar.telemetry.system import System
+from sidecar.upstreams.kept import KeptPools, SpareContexts
 from sidecar.upstreams.pool import Upstream
-from sidecar.upstreams.tls import tls_context
+from sidecar.watching import Watching
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from sidecar.admin.pages import Pages
     from sidecar.admin.route import Subject
-    from sidecar.config.load import Loaded
+    from sidecar.config.load import Loaded, Source
     from sidecar.config.schema import PolicyFile
+    from sidecar.egress import EgressRoutes
     from sidecar.errors import ClientError
     from sidecar.exchange import Exchange
+    from sidecar.listeners.authority import Authority
     from sidecar.pipeline import Handler
+
+Serving = Compiled | Split
+"""What requests are routed by."""
 
 APP: Final = "app"
 """The upstream of policy files that name none, and of requests that no route matches."""
@@ -75,17 +87,18 @@ LONGEST_TICK: Final = 1.0
 class App:
     """All parts of one sidecar process."""
 
-    def __init__(self, loaded: Loaded, clock: Clock) -> None:
-        """Raises `CannotStart`."""
+    def __init__(self, loaded: Loaded, clock: Clock, source: Source | None = None) -> None:
+        """`source` is where `loaded` came from, for reloads. Raises `CannotStart`."""
         config = loaded.config
         self._loaded = loaded
         self.config = config
         self.clock = clock
         self.sink = _log_sink(loaded)
-        log.configure(self.sink, clock, format=config.logging.format, level=config.logging.level)
+        self.flags = Flags(clock)
+        self.access_log = _access_log(config.logging, self.sink, clock)
+        self._configure_logs()
         self.log = log.get_logger("sidecar")
         self.metrics = Metrics(config.metrics.namespace, config.metrics.buckets)
-        self.access_log = _access_log(config.logging, self.sink, clock)
         self._ids = Ids()
         self.redis = self._redis(loaded)
         self.caching = self._caching(loaded)
@@ -99,42 +112,27 @@ class App:
             caching=self.caching,
             overlaps=Overlaps(clock),
         )
-        self.upstreams: dict[str, Upstream] = {}
+        self.pools = KeptPools()
+        self.spares = SpareContexts()
         self._complain = TlsComplaints(clock, self.log)
-        app = self._upstream(APP, config.app.url, None, Tls())
-        by_policy = {
-            policy.name: self._upstream_of(policy, app)
-            for policy in loaded.policies
-            if policy.direction == "ingress"
-        }
-        others = pools(
-            (policy for policy in loaded.policies if policy.direction == "ingress"),
-            lambda name, rung: self._upstream(name, *rung.target),
-        )
-        self.generation = Generation(
-            loaded.policies,
-            by_policy,
-            app,
-            self.services,
-            purgers=config.trusted.debug,
-            rate_limit=config.limits.rate_limit,
-            others=others,
-        )
-        limits = Limits(
-            head=config.limits.head,
-            body=config.limits.body,
-            connections=config.limits.connections,
-            header_timeout=config.limits.header_timeout,
-            idle=config.limits.idle,
-            drain=config.limits.drain,
-        )
+        use = Use()
+        self.services.state.begin(use)
         # What the app sends is its own affair: the limit on bodies is for its clients.
         self.egress = EgressPlane(
-            loaded, self.services, self._ids, replace(limits, body=None), on_refused=self._refused
+            loaded,
+            self.services,
+            self._ids,
+            replace(limits_of(config), body=None),
+            on_refused=self._refused,
+            use=use,
+            spares=self.spares,
         )
         self.admin: admin.AdminServer | None = None
+        self.current: Serving = self.compile(loaded, 1)
+        self.egress.current = self._egress_routes
+        self._retain(self.current)
         self.ingress = Listener(
-            limits,
+            limits_of(config),
             exposing(config.expose, self._pages, self._route),
             clock=clock,
             ids=self._ids,
@@ -149,13 +147,14 @@ class App:
             clock,
             metrics=self.metrics,
             system=self.system,
-            probe=probe_of(config.app.url, config.app.health, timeout=config.app.health_timeout),
+            probe=self._probe(),
             interval=config.app.health_interval,
             failures=config.app.health_failures,
             answers=self.metrics.upstream(APP).answers,
             faults=self.services.state.faults.scopes,
             shared_store=self.redis.stats if self.redis is not None else None,
             version=_version(),
+            configuration=self._configuration,
         )
         self.collector = Collector(
             self.metrics,
@@ -165,7 +164,6 @@ class App:
             version=_version(),
         )
         self.breakers = Breakers(self.metrics, clock)
-        self.in_force = InForce(loaded, 1, clock.wall())
         self.collector.add(health_source(self.health))
         if self.caching.in_use:
             self.collector.add(cache_source(self.caching))
@@ -180,6 +178,10 @@ class App:
             current=lambda: self.in_force,
         )
         self.batches: batch.Batches | None = None
+        self.reloading = Reloading(self, source)
+        self.flags.on_change = self.reloading.switched
+        self.watching = Watching(self.reloading, source, clock) if source is not None else None
+        self.collector.add(config_source(self.reloading.cells))
         self._drained_by = 0.0
         self._ticker: asyncio.Task[None] | None = None
 
@@ -198,7 +200,7 @@ class App:
     def _caching(self, loaded: Loaded) -> Caching:
         """The cache: memory, and what replicas share."""
         settings = loaded.config.cache
-        in_use = any(route.cache is not None for policy in loaded.policies for route in policy.routes)
+        in_use = _caches(loaded)
         self._shared: RedisStore | None = None
         if self.redis is not None and in_use:
             self._shared = RedisStore(self.redis, self.clock, self._ids, Lines(RESPONSE_KINDS))
@@ -211,41 +213,145 @@ class App:
         else:
             self.log.info("redis is there")
 
-    def _upstream_of(self, policy: PolicyFile, app: Upstream) -> Upstream:
+    # -- generations ---------------------------------------------------------------------------
+
+    @property
+    def in_force(self) -> Compiled:
+        """The generation that serves, or that serves all but the share of one under trial."""
+        return self.current.parts[0]
+
+    def compile(self, loaded: Loaded, number: int, suffix: str = "") -> Compiled:
+        """A configuration, ready to serve; nothing is served by it yet. Raises `CannotStart`.
+
+        `suffix` of the names by which metrics show what no other generation has.
+        """
+        config = loaded.config
+        features = self.flags.effective(config.features)
+        policies = without_features(loaded.policies, features)
+        use = Use(suffix)
+        self.services.state.begin(use)
+        self.pools.asked = set()
+        self.egress.pools.asked = set()
+        use.shown.add(("upstream", UNLISTED))
+        self._note_features(loaded.policies, features, use)
+        egress = self.egress.compile(loaded, policies, use)
+        app = self._pool(loaded, use, APP, config.app.url, None, Tls())
+        incoming = [policy for policy in policies if policy.direction == "ingress"]
+        by_policy = {policy.name: self._upstream_of(loaded, use, policy, app) for policy in incoming}
+        others = pools(incoming, lambda name, rung: self._pool(loaded, use, name, *rung.target))
+        ingress = Generation(
+            policies,
+            by_policy,
+            app,
+            self.services,
+            purgers=config.trusted.debug,
+            rate_limit=config.limits.rate_limit if features.rate_limit else None,
+            others=others,
+        )
+        asked = frozenset(self.pools.asked), frozenset(self.egress.pools.asked)
+        return Compiled(number, self.clock.wall(), loaded, features, ingress, egress, use, asked)
+
+    def _upstream_of(self, loaded: Loaded, use: Use, policy: PolicyFile, app: Upstream) -> Upstream:
         """The app's own pool, unless the file says something of its own about where and how."""
         if policy.upstream is None and policy.connect_to is None and policy.tls == Tls():
             return app
-        url = policy.upstream or self.config.app.url
-        return self._upstream(policy.name, url, policy.connect_to, policy.tls)
+        url = policy.upstream or loaded.config.app.url
+        return self._pool(loaded, use, policy.name, url, policy.connect_to, policy.tls)
 
-    def _upstream(self, name: str, url: Url, connect_to: Address | None, tls: Tls) -> Upstream:
-        context = None
-        if url.scheme == "https":
-            try:
-                context = tls_context(tls.ca, tls.cert, tls.key, verify=tls.verify)
-            except (OSError, ssl.SSLError) as error:
-                raise CannotStart(f"tls of upstream {name}: {error}") from error
-        upstream = self.upstreams[name] = Upstream(
-            name,
-            connect_to or url.address,
-            clock=self.clock,
-            ids=self._ids,
-            cells=self.metrics.upstream(name),
-            tls=context,
-            server_name=url.host,
-            complain=self._complain,
-        )
-        return upstream
+    def _pool(
+        self, loaded: Loaded, use: Use, name: str, url: Url, connect_to: Address | None, tls: Tls
+    ) -> Upstream:
+        use.places[name] = (str(url), connect_to)
+        use.shown.add(("upstream", name))
+        files = loaded.certificates(tls)
+
+        def make() -> Upstream:
+            return Upstream(
+                name,
+                connect_to or url.address,
+                clock=self.clock,
+                ids=self._ids,
+                cells=self.metrics.upstream(name),
+                tls=context_of(name, url, tls, self.spares.take((tls, files))),
+                server_name=url.host,
+                complain=self._complain,
+            )
+
+        return self.pools.get((name, url, connect_to, tls, files), make)
+
+    def serve(self, serving: Serving) -> None:
+        """Swaps: from the next request on. What no generation uses any more is let go."""
+        self.current = serving
+        self._retain(serving)
+
+    def _retain(self, serving: Serving) -> None:
+        parts = serving.parts
+        self.services.state.keep([part.use for part in parts])
+        self.pools.keep(part.pools[0] for part in parts)
+        self.egress.pools.keep(part.pools[1] for part in parts)
+        names = {route.name for part in parts for policy in part.loaded.policies for route in policy.routes}
+        for name in [name for name in self.caching.routes if name not in names]:
+            del self.caching.routes[name]
+
+    def _note_features(self, policies: Sequence[PolicyFile], features: Features, use: Use) -> None:
+        for policy in policies:
+            for route in policy.routes:
+                off = switched_off(route, features, policy.name)
+                if off:
+                    use.off[route.name] = off
+
+    def _configure_logs(self) -> None:
+        logging = self.config.logging
+        features = self.flags.effective(self.config.features)
+        style: log.Format = logging.format if features.structured_logging else "console"
+        log.configure(self.sink, self.clock, format=style, level=logging.level)
+        self.access_log.write(self.sink if logging.access else None, style)
+
+    def _probe(self) -> Probe | None:
+        if not self.flags.effective(self.config.features).health_monitoring:
+            return None
+        app = self.config.app
+        return probe_of(app.url, app.health, timeout=app.health_timeout)
+
+    def _configuration(self) -> dict[str, dict[str, object]]:
+        return self.reloading.checks()
+
+    def follow_features(self) -> None:
+        """What is no part of a pipeline is switched, too."""
+        self._configure_logs()
+        monitored = self.flags.effective(self.config.features).health_monitoring
+        if monitored != self.health.probing:
+            self._watching = asyncio.get_running_loop().create_task(self.health.watch(self._probe()))
+
+    async def adopt(self, before: Loaded, loaded: Loaded, authority: Authority | None) -> None:
+        """What is no part of any pipeline follows the configuration, too."""
+        config, was = loaded.config, before.config
+        self.config = config
+        limits = limits_of(config)
+        self.ingress.limits = limits
+        self.ingress.believe(config.trusted.proxies, config.trusted.debug)
+        self.egress.adopt(loaded, replace(limits, body=None), authority)
+        self._configure_logs()
+        self.caching.in_use = _caches(loaded)
+        if self.batches is not None:
+            self.batches.follow({route.name: route for it in loaded.policies for route in it.routes})
+        monitored = self.flags.effective(config.features).health_monitoring
+        if config.app != was.app or monitored != self.health.probing:
+            await self.health.watch(self._probe())
 
     def _route(self, exchange: Exchange) -> Handler:
-        return self.generation.route(exchange)
+        return self.current.ingress.route(exchange)
+
+    def _egress_routes(self) -> EgressRoutes:
+        return self.current.egress
 
     def _pages(self) -> Pages | None:
         return None if self.admin is None else self.admin.pages
 
     def _route_any(self, exchange: Exchange) -> Handler:
         """Of a request that no listener took in: its URL tells which way it goes."""
-        return self.egress.routes.of_url(exchange) or self.generation.route(exchange)
+        current = self.current
+        return current.egress.of_url(exchange) or current.ingress.route(exchange)
 
     def _refused(self, peer: str, error: ClientError) -> None:
         self.log.info(
@@ -282,13 +388,12 @@ class App:
             self.health.batch_trouble = self.batches.reason
             self.collector.add(batch_source(self.batches.runner.stats, self.clock.now))
             await self.batches.start()
-        token = self.config.admin.token
         with binding("listen.admin", listen.admin):
             self.admin = await admin.start(
                 listen.admin,
                 self._subjects(),
                 version=_version(),
-                token=token.get_secret_value() if token is not None else None,
+                token=self._token,
             )
         if self.caching.in_use:
             self.cache_control.warm(())
@@ -296,6 +401,9 @@ class App:
         self.health.start()
         self.dashboard.start()
         self.health.open()
+        self.reloading.keep_first()
+        if self.watching is not None:
+            self.watching.start()
         _tune_collector()
         self.log.info(
             "listening",
@@ -306,6 +414,11 @@ class App:
             environment=self.config.environment,
         )
 
+    def _token(self) -> str | None:
+        """What acting takes; asked each time, as its file may be replaced."""
+        token = self.config.admin.token
+        return token.get_secret_value() if token is not None else None
+
     def _subjects(self) -> Iterator[Subject]:
         """What the admin listener tells of and lets be acted upon."""
         production = self.config.environment == "production"
@@ -313,11 +426,12 @@ class App:
         yield HealthPages(self.health)
         yield SystemPages(self.health, self.system)
         yield MetricsPages(self.collector, enabled=self.config.metrics.enabled)
-        yield CachePages(self.cache_control if self.caching.in_use else None)
+        yield CachePages(lambda: self.cache_control if self.caching.in_use else None)
         yield BreakerPages(self.breakers)
         yield FaultPages(self.services.state.faults, production=production)
         yield BatchPages(self.batches, self.clock)
-        yield ConfigPages(lambda: self.in_force)
+        yield ConfigPages(lambda: self.in_force, self.reloading.reload)
+        yield FeaturePages(self.flags, lambda: self.in_force.loaded.config.features)
 
     async def _tick(self) -> None:
         limits = self.config.limits
@@ -327,9 +441,10 @@ class App:
             now = self.clock.now()
             self.ingress.sweep(now)
             self.egress.sweep(now)
-            for upstream in self.upstreams.values():
-                upstream.sweep(now)
+            self.pools.sweep(now)
             self.services.state.faults.sweep(now)
+            self.flags.sweep(now)
+            self.reloading.sweep(now)
 
     async def drain(self) -> None:
         """No new requests; those in flight get `limits.drain`. The app may still call out for them."""
@@ -352,6 +467,9 @@ class App:
             self._ticker.cancel()
         if self.batches is not None:
             await self.batches.stop(0.0)
+        if self.watching is not None:
+            await self.watching.close()
+        await self.reloading.close()
         await self.caching.close()
         await self.services.state.faults.close()
         if self.redis is not None:
@@ -359,14 +477,30 @@ class App:
         await self.health.close()
         await self.dashboard.close()
         await self.system.close()
-        for upstream in self.upstreams.values():
-            upstream.close()
+        self.pools.close()
         await self.egress.close()
         if self.admin is not None:
             await self.admin.close()
         self.access_log.close()
         self.log.info("stopped")
         self.sink.close()
+
+
+def limits_of(config: Config) -> Limits:
+    """What clients may ask of a listener."""
+    limits = config.limits
+    return Limits(
+        head=limits.head,
+        body=limits.body,
+        connections=limits.connections,
+        header_timeout=limits.header_timeout,
+        idle=limits.idle,
+        drain=limits.drain,
+    )
+
+
+def _caches(loaded: Loaded) -> bool:
+    return any(route.cache is not None for policy in loaded.policies for route in policy.routes)
 
 
 def _tune_collector() -> None:

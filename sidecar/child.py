@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
 
 FORWARDED: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
-"""Signals that are the child's affair alone."""
+"""Signals that are the child's affair; of SIGHUP it is the sidecar's, too."""
 
 
 class Child:

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
-from sidecar import batch_arguments, showing
+from sidecar import batch_arguments, config_command, showing
 from sidecar.config.load import USUAL, Loaded, is_policy, load, load_policy
 from sidecar.config.problems import ConfigError, Problem
 
@@ -73,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help=f"the configuration (default: ./{USUAL}, if it is there)",
+    )
+    configured.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="FILE",
+        help="variables, one NAME=value a line; those of the environment go before them",
     )
     configured.add_argument("--app", metavar="URL", help="where the app listens: goes before app.url")
     configured.add_argument(
@@ -200,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         "sidecar batch submit requests.ndjson --wait",
     )
     batch_arguments.arguments(batch, _batch)
+    config_command.arguments(command, configured)
     schema = command(
         "schema", _schema, "print JSON Schema, for editors", "sidecar schema policy > policy.schema.json"
     )
@@ -228,7 +235,7 @@ def _complain(problems: Sequence[Problem], to: TextIO | None = None) -> None:
 
 
 def _loaded(arguments: argparse.Namespace) -> Loaded:
-    loaded = load(arguments.config, os.environ, arguments.set, arguments.app)
+    loaded = config_command.source(arguments).load()
     _complain(loaded.warnings)
     return loaded
 
@@ -240,7 +247,7 @@ def _run(arguments: argparse.Namespace) -> int:
     loaded = _loaded(arguments)
     from sidecar.serving import run
 
-    return run(loaded, arguments.command)
+    return run(loaded, arguments.command, config_command.source(arguments))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from sidecar.alternates import pools
@@ -16,21 +16,24 @@ from sidecar.listeners.binding import CannotStart, binding
 from sidecar.listeners.calls import CallListener
 from sidecar.listeners.egress import EgressListener
 from sidecar.listeners.ingress import Limits, Listener
-from sidecar.listeners.intercept import HTTPS, InterceptListener, pass_through
+from sidecar.listeners.intercept import HTTPS, InterceptListener, Interceptor, pass_through
+from sidecar.state import Use
 from sidecar.telemetry.complaints import TlsComplaints
 from sidecar.telemetry.log import get_logger
 from sidecar.upstreams.anywhere import Anywhere
 from sidecar.upstreams.dial import EgressDial, Resolve, system_resolve
 from sidecar.upstreams.injection import Injection
+from sidecar.upstreams.kept import KeptPools, SpareContexts
 from sidecar.upstreams.names import Names
 from sidecar.upstreams.pool import Upstream
-from sidecar.upstreams.tls import tls_context
+from sidecar.upstreams.tls import UpstreamTls, tls_context
 from sidecar.upstreams.tunnel import Tunnels
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock, Ids
+    from sidecar.config.inject_policy import Inject
     from sidecar.config.load import Loaded
-    from sidecar.config.schema import PolicyFile, Rung, Tls
+    from sidecar.config.schema import PolicyFile, Tls
     from sidecar.errors import ClientError
     from sidecar.exchange import Exchange
     from sidecar.pipeline import Handler, Services
@@ -43,6 +46,43 @@ def _urls(policy: PolicyFile) -> list[Url]:
         return [policy.upstream]
     named = (listed.partition(":") for listed in policy.hosts)
     return [Url("https", host, int(port or 443)) for host, _, port in named]
+
+
+def _homes(policies: Sequence[PolicyFile]) -> dict[str, Url]:
+    return {
+        route.name: urls[0]
+        for policy in policies
+        if policy.direction == "egress" and len(urls := _urls(policy)) == 1
+        for route in policy.routes
+    }
+
+
+def context_of(name: str, url: Url, tls: Tls, spare: UpstreamTls | None = None) -> UpstreamTls | None:
+    """How TLS is spoken to an upstream, as `spare` does if there is one; None where it is not.
+
+    Raises `CannotStart`.
+    """
+    if url.scheme != "https":
+        return None
+    if spare is not None:
+        return spare
+    try:
+        return tls_context(tls.ca, tls.cert, tls.key, verify=tls.verify)
+    except (OSError, ssl.SSLError) as error:
+        raise CannotStart(f"tls of upstream {name}: {error}") from error
+
+
+def authority_of(loaded: Loaded, wall: float) -> Authority | None:
+    """The authority that signs for the hosts of policy files; None where there are none to sign for.
+
+    Raises `CannotStart`. Writes files.
+    """
+    if not loaded.hosts or (loaded.egress is None and not loaded.config.listen.intercept):
+        return None
+    try:
+        return open_authority(loaded.ca_directory, loaded.hosts, wall)
+    except AuthorityError as error:
+        raise CannotStart(f"ca.dir: {error}") from error
 
 
 OVERRIDES: Final = 255
@@ -60,8 +100,10 @@ class EgressPlane:
         limits: Limits,
         *,
         on_refused: Callable[[str, ClientError], None],
+        use: Use | None = None,
+        spares: SpareContexts | None = None,
     ) -> None:
-        """Raises `CannotStart`."""
+        """`use` learns what is compiled at first; `spares` are contexts made ahead. Raises `CannotStart`."""
         config = loaded.config
         self._loaded = loaded
         self._clock: Clock = services.clock
@@ -72,30 +114,21 @@ class EgressPlane:
         """Where its listeners listen."""
         self._complain = TlsComplaints(self._clock, self._log)
         self._resolver: Resolver | None = None
+        self._servers: tuple[Address, ...] = ()
         self._dial = EgressDial(
-            config.egress.allow_private, lambda: self._bound, self._names(), clock=self._clock
+            config.egress.allow_private, lambda: self._bound, self._names(loaded), clock=self._clock
         )
-        self.upstreams: list[Upstream] = []
+        self.pools = KeptPools()
+        self._spares = spares or SpareContexts()
+        self._services = services
         self.tunnels = Tunnels(clock=self._clock, dial=self._dial)
         self.anywhere = Anywhere(
             clock=self._clock, ids=ids, cells=self._metrics.upstream(UNLISTED), resolve=self._dial.find
         )
-        self.routes = EgressRoutes(
-            loaded.policies,
-            {it.name: self._pools(it) for it in loaded.policies if it.direction == "egress"},
-            self.anywhere,
-            self.tunnels,
-            services,
-            unlisted=config.egress.unlisted,
-            purgers=config.trusted.debug,
-            others=pools((it for it in loaded.policies if it.direction == "egress"), self._other),
-        )
-        self.homes = {
-            route.name: urls[0]
-            for policy in loaded.policies
-            if policy.direction == "egress" and len(urls := _urls(policy)) == 1
-            for route in policy.routes
-        }
+        first = self.compile(loaded, loaded.policies, use or Use())
+        self.current: Callable[[], EgressRoutes] = lambda: first
+        """The routes of the generation in force: set by whoever swaps generations."""
+        self.homes = _homes(loaded.policies)
         """Where routes ask when a path is all that is known, by their names."""
         self.authority = self._authority()
         self._limits = limits
@@ -108,22 +141,68 @@ class EgressPlane:
 
     # -- building ------------------------------------------------------------------------------
 
-    def _names(self) -> Resolve:
+    @property
+    def routes(self) -> EgressRoutes:
+        return self.current()
+
+    @property
+    def upstreams(self) -> list[Upstream]:
+        return self.pools.there
+
+    def compile(self, loaded: Loaded, policies: Sequence[PolicyFile], use: Use) -> EgressRoutes:
+        """The routes of a configuration; nothing is served by them yet. Raises `CannotStart`.
+
+        `policies`: what of its files counts. `use` learns where the upstreams are.
+        """
+        files = [it for it in policies if it.direction == "egress"]
+        return EgressRoutes(
+            policies,
+            {it.name: self._pools(loaded, it, use) for it in files},
+            self.anywhere,
+            self.tunnels,
+            self._services,
+            unlisted=loaded.config.egress.unlisted,
+            purgers=loaded.config.trusted.debug,
+            others=pools(files, lambda name, rung: self._pool(loaded, use, name, *rung.target)),
+        )
+
+    @staticmethod
+    def urls(policy: PolicyFile, app: Url) -> list[Url]:
+        """Where the requests of a policy file of either plane go; `app`: where those of ingress do."""
+        return _urls(policy) if policy.direction == "egress" else [policy.upstream or app]
+
+    def adopt(self, loaded: Loaded, limits: Limits, authority: Authority | None) -> None:
+        """What the listeners, the resolver and the authority are to heed from now on."""
+        self._loaded = loaded
+        self._limits = limits
+        self.homes.clear()
+        self.homes.update(_homes(loaded.policies))
+        if authority is not None:
+            self.authority = authority
+        for listener in self.listeners:
+            listener.limits = limits
+            listener.believe((), loaded.config.trusted.debug)
+            if isinstance(listener, Interceptor):
+                listener.authority = self.authority
+        self._dial.follow(loaded.config.egress.allow_private, self._names(loaded))
+
+    def _names(self, loaded: Loaded) -> Resolve:
         """Who resolves the names of hosts that the app calls."""
-        files = [it for it in self._loaded.policies if it.direction == "egress"]
-        if not files and self._loaded.egress is None:
+        files = [it for it in loaded.policies if it.direction == "egress"]
+        if not files and loaded.egress is None:
             return system_resolve
         # dnspython takes a while to load, which a sidecar without egress need not wait for.
         from sidecar.upstreams.name_servers import SystemServers, fixed
         from sidecar.upstreams.resolver import Resolver
 
-        servers = self._loaded.config.dns.servers
-        self._resolver = Resolver(
-            fixed(servers) if servers else SystemServers(),
-            clock=self._clock,
-            cells=self._metrics.dns,
-            log=self._log,
-        )
+        servers = loaded.config.dns.servers
+        if self._resolver is None or servers != self._servers:
+            asked = fixed(servers) if servers else SystemServers()
+            self._servers = servers
+            if self._resolver is None:
+                self._resolver = Resolver(asked, clock=self._clock, cells=self._metrics.dns, log=self._log)
+            else:
+                self._resolver.ask(asked)
         written = [it.connect_to or (it.upstream.address if it.upstream else None) for it in files]
         written += [
             rung.connect_to or rung.upstream.address
@@ -135,78 +214,73 @@ class EgressPlane:
         return Names(
             self._resolver.resolve,
             written=[address.host for address in written if address is not None],
-            listed=self._loaded.hosts,
+            listed=loaded.hosts,
         )
 
-    def _pools(self, policy: PolicyFile) -> dict[str, Upstream]:
+    def _pools(self, loaded: Loaded, policy: PolicyFile, use: Use) -> dict[str, Upstream]:
         """The pools of a policy file, as `EgressRoutes` takes them."""
-        inject = Injection.of(policy.inject)
         if policy.upstream is not None:
-            pool = self._pool(policy.name, policy.upstream, policy.connect_to, policy.tls, inject=inject)
-            return {"": pool}
+            where = policy.upstream, policy.connect_to, policy.tls
+            return {"": self._pool(loaded, use, policy.name, *where, inject=policy.inject)}
         found = {}
         for listed, url in zip(policy.hosts, _urls(policy), strict=True):
             name = policy.name if len(policy.hosts) == 1 else f"{policy.name}/{listed}"
-            found[listed] = self._pool(name, url, policy.connect_to, policy.tls, listed=True, inject=inject)
+            where = url, policy.connect_to, policy.tls
+            found[listed] = self._pool(loaded, use, name, *where, listed=True, inject=policy.inject)
         return found
-
-    def _other(self, name: str, rung: Rung) -> Upstream:
-        """The pool of an upstream that a fallback asks."""
-        return self._pool(name, *rung.target)
 
     def _pool(
         self,
+        loaded: Loaded,
+        use: Use,
         name: str,
         url: Url,
         connect_to: Address | None,
         tls: Tls,
         *,
         listed: bool = False,
-        inject: Injection | None = None,
+        inject: Inject | None = None,
     ) -> Upstream:
         """`listed`: the URL is made of a host that the file lists, no address of its own."""
-        context = None
-        if url.scheme == "https":
-            try:
-                context = tls_context(tls.ca, tls.cert, tls.key, verify=tls.verify)
-            except (OSError, ssl.SSLError) as error:
-                raise CannotStart(f"tls of upstream {name}: {error}") from error
+        use.places[name] = (str(url), connect_to)
+        use.shown.add(("upstream", name))
         cells = self._metrics.upstream(name)
         cells.external = True
-        upstream = Upstream(
-            name,
-            connect_to or url.address,
-            clock=self._clock,
-            ids=self._ids,
-            cells=cells,
-            tls=context,
-            server_name=url.host,
-            resolve=self._resolve_of(connect_to or (None if listed else url.address)),
-            egress=True,
-            url=url,
-            complain=self._complain,
-            inject=inject,
-        )
-        self.upstreams.append(upstream)
-        return upstream
+
+        def make() -> Upstream:
+            return Upstream(
+                name,
+                connect_to or url.address,
+                clock=self._clock,
+                ids=self._ids,
+                cells=cells,
+                tls=context_of(name, url, tls, self._spares.take((tls, loaded.certificates(tls)))),
+                server_name=url.host,
+                resolve=self._resolve_of(connect_to or (None if listed else url.address)),
+                egress=True,
+                url=url,
+                complain=self._complain,
+                inject=Injection.of(inject) if inject is not None else None,
+            )
+
+        key = (name, url, connect_to, tls, loaded.certificates(tls), listed, inject)
+        return self.pools.get(key, make)
 
     def _resolve_of(self, named: Address | None) -> Resolve:
         """An address that a policy file itself gives is as good as listed; a name may lead anywhere."""
         return system_resolve if named is not None and named.literal else self._dial.find
 
     def _authority(self) -> Authority | None:
-        loaded = self._loaded
-        if not loaded.hosts or (loaded.egress is None and not loaded.config.listen.intercept):
-            return None
-        try:
-            authority = open_authority(loaded.ca_directory, loaded.hosts, self._clock.wall())
-        except AuthorityError as error:
-            raise CannotStart(f"ca.dir: {error}") from error
-        if authority.changed:
+        authority = authority_of(self._loaded, self._clock.wall())
+        self.told(authority)
+        return authority
+
+    def told(self, authority: Authority | None) -> None:
+        """Says in the log what whoever deploys the bundle must know."""
+        if authority is not None and authority.changed:
             self._log.warning(
                 "the local CA has changed", change=authority.changed, bundle=str(authority.bundle)
             )
-        return authority
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -296,7 +370,7 @@ class EgressPlane:
         )
 
     def _current(self) -> EgressRoutes:
-        return self.routes
+        return self.current()
 
     def _tls_failed(self, listener: str) -> Callable[[str, str, str], None]:
         def failed(peer: str, host: str, reason: str) -> None:
@@ -313,9 +387,9 @@ class EgressPlane:
         for part in self._swept():
             part.sweep(now)
 
-    def _swept(self) -> Iterator[Listener | Upstream | Tunnels | Anywhere]:
+    def _swept(self) -> Iterator[Listener | KeptPools | Tunnels | Anywhere]:
         yield from self.listeners
-        yield from self.upstreams
+        yield self.pools
         yield self.tunnels
         yield self.anywhere
 
@@ -327,8 +401,7 @@ class EgressPlane:
     async def close(self) -> None:
         for listener in self.listeners:
             listener.stop_accepting()
-        for upstream in self.upstreams:
-            upstream.close()
+        self.pools.close()
         self.tunnels.close()
         self.anywhere.close()
         if self._resolver is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sidecar.alternates import Pools
-    from sidecar.config.schema import PolicyFile, RateLimit
+    from sidecar.config.load import Loaded
+    from sidecar.config.schema import Features, PolicyFile, RateLimit
+    from sidecar.egress import EgressRoutes
     from sidecar.exchange import Exchange
+    from sidecar.state import Use
     from sidecar.upstreams.pool import Upstream
 
 UNMATCHED: Final = "unmatched"
@@ -78,3 +82,30 @@ class Generation:
             return self._unmatched
         exchange.route = self._names[index]
         return self._handlers[index]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A whole configuration, both planes, ready to serve. Replaced as one."""
+
+    number: int
+    """1 at the start; each that was compiled from other files is one more."""
+    since: float
+    """Unix seconds."""
+    loaded: Loaded
+    features: Features
+    """What is switched on, by the files and by operators."""
+    ingress: Generation
+    egress: EgressRoutes
+    use: Use
+    pools: tuple[frozenset[Hashable], frozenset[Hashable]]
+    """The keys of its pools: those towards the app, and those of the app's calls."""
+
+    @property
+    def generation(self) -> int:
+        return self.number
+
+    @property
+    def parts(self) -> tuple[Compiled, ...]:
+        """The generations that serve, the one in force first: itself alone."""
+        return (self,)

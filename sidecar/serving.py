@@ -18,27 +18,30 @@ from sidecar.clock import SystemClock
 from sidecar.listeners.binding import CannotStart
 
 if TYPE_CHECKING:
-    from sidecar.config.load import Loaded
+    from sidecar.config.load import Loaded, Source
+    from sidecar.watching import Watching
 
 
-async def serve(loaded: Loaded, command: Sequence[str]) -> int:
+async def serve(loaded: Loaded, command: Sequence[str], source: Source | None = None) -> int:
     """Serves until a signal or the end of the child; returns the exit code."""
     clock = SystemClock()
-    app = App(loaded, clock)
-    try:
-        await app.start()
-    except BaseException:
-        await app.stop()
-        raise
-    stopping: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    app = App(loaded, clock, source)
+    loop = asyncio.get_running_loop()
+    stopping: asyncio.Future[int] = loop.create_future()
 
     def stop(number: int) -> None:
         if not stopping.done():
             stopping.set_result(number)
 
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
+    if app.watching is not None:
+        loop.add_signal_handler(signal.SIGHUP, app.watching.now, "SIGHUP")
+    try:
+        await app.start()
+    except BaseException:
+        await app.stop()
+        raise
     child: Child | None = None
     try:
         if command:
@@ -49,6 +52,8 @@ async def serve(loaded: Loaded, command: Sequence[str]) -> int:
             app.log.info("started the app", command=command[0], pid=child.pid)
             for number in FORWARDED:
                 loop.add_signal_handler(number, child.signal, number)
+            if app.watching is not None:
+                loop.add_signal_handler(signal.SIGHUP, _hang_up, app.watching, child)
             await asyncio.wait((stopping, child.exited), return_when=asyncio.FIRST_COMPLETED)
         else:
             await stopping
@@ -65,10 +70,16 @@ async def serve(loaded: Loaded, command: Sequence[str]) -> int:
         await app.stop()
 
 
-def run(loaded: Loaded, command: Sequence[str]) -> int:
+def _hang_up(watching: Watching, child: Child) -> None:
+    """Both are asked to load their configuration again."""
+    watching.now("SIGHUP")
+    child.signal(signal.SIGHUP)
+
+
+def run(loaded: Loaded, command: Sequence[str], source: Source | None = None) -> int:
     """`sidecar run`: 0 after a clean stop, the child's code where there is one, 2 where it cannot start."""
     try:
-        return uvloop.run(serve(loaded, command))
+        return uvloop.run(serve(loaded, command, source))
     except CannotStart as error:
         sys.stderr.write(f"sidecar: {error}\n")
         return 2

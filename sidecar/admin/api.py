@@ -35,11 +35,15 @@ class AdminServer:
 
 
 async def start(
-    address: Address, subjects: Iterable[Subject], *, version: str, token: str | None = None
+    address: Address,
+    subjects: Iterable[Subject],
+    *,
+    version: str,
+    token: Callable[[], str | None] = lambda: None,
 ) -> AdminServer:
     """Binds `address` and serves. Raises OSError where it cannot be bound.
 
-    `token` is what all that acts must carry; None: nothing.
+    `token` gives what all that acts must carry; None: nothing.
     """
     routes = [route for subject in subjects for route in subject.routes()]
     routes.append(
@@ -69,7 +73,7 @@ async def start(
     return AdminServer(runner, address, Pages(routes))
 
 
-def _application(routes: Iterable[Route], token: str | None) -> web.Application:
+def _application(routes: Iterable[Route], token: Callable[[], str | None]) -> web.Application:
     log = get_logger("sidecar.admin")
     there = ", ".join(dict.fromkeys(route.path for route in routes))
 
@@ -103,7 +107,7 @@ def _application(routes: Iterable[Route], token: str | None) -> web.Application:
         async def act(request: web.Request) -> web.StreamResponse:
             status = 500
             try:
-                response = _refusal(request, token) or _whole(await route.handler(request))
+                response = _refusal(request, token()) or _whole(await route.handler(request))
                 status = response.status
             except web.HTTPException as error:
                 status = error.status

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -88,7 +88,8 @@ class CacheControl(Protocol):
 class CachePages:
     """The pages about one cache; None: no route has one."""
 
-    def __init__(self, cache: CacheControl | None) -> None:
+    def __init__(self, cache: Callable[[], CacheControl | None]) -> None:
+        """`cache` gives None while no route has one."""
         self._cache = cache
 
     def routes(self) -> Iterator[Route]:
@@ -104,7 +105,8 @@ class CachePages:
         )
 
     def _stats(self, _: str) -> Page:
-        return json_page({"enabled": False} if self._cache is None else self._cache.stats())
+        cache = self._cache()
+        return json_page({"enabled": False} if cache is None else cache.stats())
 
     async def _purge(self, request: web.Request) -> Page:
         """Answers once it is done."""
@@ -112,9 +114,10 @@ class CachePages:
             selector = _selector(_members(await request.read()))
             shown = {name: redact_url(value) for name, value in selector.items()}
             audit(request, "cache purge", **shown)
-            if self._cache is None:
+            cache = self._cache()
+            if cache is None:
                 return _without()
-            count = await self._cache.purge(**selector)
+            count = await cache.purge(**selector)
         except ValueError as error:
             return problem_page(400, "Bad Request", str(error))
         audit(request, "cache purge", **shown, purged=count)
@@ -124,9 +127,10 @@ class CachePages:
         """Answers once it is begun."""
         try:
             urls = _to_warm(_members(await request.read()))
-            if self._cache is None:
+            cache = self._cache()
+            if cache is None:
                 return _without()
-            count = self._cache.warm(urls)
+            count = cache.warm(urls)
         except ValueError as error:
             return problem_page(400, "Bad Request", str(error))
         audit(request, "cache warm", warming=count)

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Final, Protocol
 
-from sidecar.admin.page import Page, json_page
-from sidecar.admin.route import COUNT, OBJECT, TEXT, Route, Schema, in_json, showing
+from aiohttp import web
+
+from sidecar.admin.page import Page, json_page, problem_page
+from sidecar.admin.route import COUNT, OBJECT, TEXT, Route, Schema, audit, in_json, problem, showing
 from sidecar.config.load import Loaded
 from sidecar.config.problems import Origin
 from sidecar.config.shown import settings_of, upstream_of
 from sidecar.telemetry.stamp import Stamp
 
 CONFIG: Final = "/admin/config"
+RELOAD: Final = "/admin/reload"
+
+_TEXTS: Final[Schema] = {"type": "array", "items": {"type": "string"}}
+_RELOADED: Final[Schema] = {
+    "type": "object",
+    "required": ["result", "generation", "changes", "restart_needed", "problems", "warnings"],
+    "properties": {
+        "result": {"type": "string", "enum": ["applied", "started", "unchanged"]},
+        "generation": {**COUNT, "description": "In force now; the one under trial where it was started."},
+        "changes": {**_TEXTS, "description": "Settings that differ, without secrets."},
+        "restart_needed": {**_TEXTS, "description": "Those that count from the next start."},
+        "problems": _TEXTS,
+        "warnings": _TEXTS,
+    },
+}
 
 _SETTING: Final[Schema] = {
     "type": "object",
@@ -46,22 +62,43 @@ _CONFIG: Final[Schema] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class InForce:
+class InForce(Protocol):
     """A configuration that serves."""
 
-    loaded: Loaded
-    generation: int
-    """1 at the start; each reload that took is one more."""
-    since: float
-    """Unix seconds."""
+    @property
+    def loaded(self) -> Loaded: ...
+    @property
+    def generation(self) -> int:
+        """1 at the start; each reload that took is one more."""
+        ...
+
+    @property
+    def since(self) -> float:
+        """Unix seconds."""
+        ...
+
+
+class Reloaded(Protocol):
+    """What became of a reload."""
+
+    @property
+    def result(self) -> str: ...
+    @property
+    def problems(self) -> tuple[str, ...]: ...
+    def told(self) -> dict[str, object]: ...
 
 
 class ConfigPages:
     """The pages about what `current` gives: what it shows is worked out once for each generation."""
 
-    def __init__(self, current: Callable[[], InForce]) -> None:
+    def __init__(
+        self,
+        current: Callable[[], InForce],
+        reload: Callable[[str], Awaitable[Reloaded]] | None = None,
+    ) -> None:
+        """`reload` loads the files again, and is told why; None: there is nothing to load."""
         self._current = current
+        self._reload = reload
         self._shown: tuple[InForce, Page] | None = None
 
     def routes(self) -> Iterator[Route]:
@@ -71,6 +108,25 @@ class ConfigPages:
             "The effective configuration, without secrets, each value with its origin.",
             {"200": in_json("What is in force.", _CONFIG)},
         )
+        if self._reload is not None:
+            yield Route(
+                method="POST",
+                path=RELOAD,
+                handler=self._load,
+                summary="Loads the configuration's files again.",
+                answers={
+                    "200": in_json("It is in force, was already, or a rollout has begun.", _RELOADED),
+                    "409": problem("The files are not valid: the last good configuration serves on."),
+                },
+            )
+
+    async def _load(self, request: web.Request) -> Page:
+        assert self._reload is not None
+        outcome = await self._reload("POST /admin/reload")
+        audit(request, "reload", result=outcome.result)
+        if outcome.result == "failed":
+            return problem_page(409, "Conflict", "; ".join(outcome.problems))
+        return json_page(outcome.told())
 
     def _config(self, _: str) -> Page:
         current = self._current()

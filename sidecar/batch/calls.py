@@ -102,6 +102,10 @@ class Calls:
         self._ids = ids
         self._authority = authority.encode()
 
+    def follow(self, routes: Mapping[str, Route]) -> None:
+        """The configuration has changed: these are its routes, by name."""
+        self._routes = routes
+
     def repeatable(self, asked: Asked) -> bool:
         """Whether asking twice does no more than asking once, by method or as the route says.
 

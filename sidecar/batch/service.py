@@ -7,7 +7,7 @@ batch has no file for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sidecar.batch.calls import Calls
     from sidecar.batch.runner import Runner
     from sidecar.clock import Clock, Ids
+    from sidecar.config.schema import Route
 
 MOST_FAULTS: Final = 100
 """Bad lines that are told of one by one."""
@@ -120,6 +121,10 @@ class Batches:
                 raise
             self._opened = True
             self.trouble = ""
+
+    def follow(self, routes: Mapping[str, Route]) -> None:
+        """The configuration has changed: these are its routes, by name."""
+        self._calls.follow(routes)
 
     async def stop(self, patience: float) -> None:
         """As `Runner.stop`, then closes the store."""

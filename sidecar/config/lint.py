@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from sidecar.config import (
@@ -13,6 +14,7 @@ from sidecar.config import (
     limit_lint,
     listen_lint,
     pace_lint,
+    production_lint,
     retry_lint,
 )
 from sidecar.config.addresses import Address, Network, Url
@@ -20,6 +22,7 @@ from sidecar.config.place import Place
 from sidecar.config.policy import PolicyFile, Route, Tls
 from sidecar.config.problems import Origin, Problem, listed
 from sidecar.config.schema import Config
+from sidecar.config.units import format_duration
 from sidecar.routing import covers
 
 
@@ -55,6 +58,7 @@ def config(settings: Config, files: Sequence[PolicyFile], origins: Mapping[str, 
     if settings.cache.redis is None:
         found += limit_lint.without_redis(general, files, place)
     found += fault_lint.production(settings.environment, files, place)
+    found += production_lint.config(settings, place)
     return found + cache_lint.memory(settings.cache, files, place)
 
 
@@ -173,6 +177,17 @@ def _breaker(route: Route, place: Place) -> Iterator[Problem]:
             f"{place.time(f'{key}.open_for', breaker.open_for)} is longer than open_max, "
             f"{place.time(f'{key}.open_max', breaker.open_max)} (raise open_max)",
         )
+    pace, minimum = route.pace, breaker.minimum_calls
+    if pace is not None and pace.rate is not None and breaker.failure_ratio is not None:
+        calls = pace.rate * breaker.window
+        if calls < minimum:
+            longer = format_duration(math.ceil(minimum / pace.rate))
+            yield place.warning(
+                f"{key}.minimum_calls",
+                f"{minimum} calls are never reached: at pace.rate a window of "
+                f"{place.time(f'{key}.window', breaker.window)} holds {calls:g} (write a lower number, or a "
+                f"window of {longer})",
+            )
     if breaker.failure_ratio is None and breaker.consecutive is None and breaker.slow_call is None:
         yield place.error(key, "nothing opens it (set failure_ratio, consecutive or slow_call, or write off)")
     bounds = [name for name in ("attempt_timeout", "deadline") if getattr(route, name) is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,20 +14,23 @@ from urllib.parse import quote
 
 from sidecar.config import lint, listen_lint
 from sidecar.config.addresses import Address
+from sidecar.config.features import FLAGS
 from sidecar.config.general import with_general_scope, with_rate_limit
 from sidecar.config.merge import merged, merged_trees
-from sidecar.config.policy import Policy, PolicyFile
+from sidecar.config.policy import Policy, PolicyFile, Tls
 from sidecar.config.positions import Items, Node, Scalar, Tree, read, value
 from sidecar.config.problems import SECRET, ConfigError, Origin, Problem, in_order
-from sidecar.config.references import References
+from sidecar.config.references import References, digest
 from sidecar.config.schema import Config
-from sidecar.config.validate import origins, validate
+from sidecar.config.validate import origins, secrets_of, validate
 
 USUAL: Final = "sidecar.yaml"
 """What is read when no file is named."""
 _LEVELS: Final = {"warn": "warning", "critical": "error", "fatal": "error"}
 _SWITCHES: Final = {"1": "true", "yes": "true", "on": "true", "0": "false", "no": "false", "off": "false"}
 """How applications write switches into variables."""
+PREFIX: Final = "SIDECAR__"
+"""Begins the variables that set one key of sidecar.yaml: SIDECAR__LIMITS__BODY is `limits.body`."""
 _POLICY_KEYS: Final = frozenset(PolicyFile.model_fields)
 _MAIN_KEYS: Final = frozenset(Config.model_fields)
 
@@ -46,6 +50,14 @@ class Loaded:
     warnings: tuple[Problem, ...]
     directory: Path = Path()
     """Of sidecar.yaml: what relative names in it are relative to."""
+    main: str = ""
+    """The path of sidecar.yaml; empty where there is none."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """All files that it was made from, with digests of what was in them: secrets and certificates too."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """sidecar.yaml and the policy files as they were read, by their paths."""
+    patterns: tuple[str, ...] = ()
+    """Those of `policies`, as paths: another file may come to match one of them."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -57,6 +69,13 @@ class Loaded:
     def egress(self) -> Address | None:
         """Where the egress listener is to listen; None: nowhere."""
         return listen_lint.egress_listener(self.config, self.policies, self.origins)
+
+    def with_config(self, config: Config, origins: Mapping[str, Origin]) -> Loaded:
+        return replace(self, config=config, origins=origins)
+
+    def certificates(self, tls: Tls) -> tuple[str, ...]:
+        """Digests of the files that `tls` names: one that was replaced makes another upstream of it."""
+        return tuple(self.sources.get(str(name), "") for name in (tls.ca, tls.cert, tls.key) if name)
 
     @property
     def ca_directory(self) -> Path:
@@ -92,11 +111,71 @@ def load(
         found.problems += lint.policies(policies, found.origins)
         # A policy file by itself knows no others.
         found.problems += listen_lint.depends_on(policies, found.origins)
+    found.read_certificates(policies)
     warnings = found.finish()
     assert file.config is not None
     config = with_general_scope(file.config)
     limited = with_rate_limit(policies, config.limits.rate_limit, found.origins)
-    return Loaded(config, limited, found.origins, warnings, file.directory)
+    main = "" if path is None else str(path)
+    patterns = tuple(os.path.normpath(file.directory / it) for it in config.policies)
+    return Loaded(
+        config,
+        limited,
+        found.origins,
+        warnings,
+        directory=file.directory,
+        main=main,
+        sources=dict(found.sources),
+        texts=dict(found.texts),
+        patterns=patterns,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a configuration is made from; `load` may be called again, for what has become of it."""
+
+    path: Path | None
+    env: Mapping[str, str]
+    sets: tuple[str, ...] = ()
+    app: str | None = None
+    env_file: Path | None = None
+    """A `.env` file: its variables count where the environment has none of that name."""
+
+    def load(self) -> Loaded:
+        """As the function `load`."""
+        env = self.env
+        sources = {}
+        if self.env_file is not None:
+            content, problem = _variables(self.env_file)
+            if problem is not None:
+                raise ConfigError([problem], {str(self.env_file): ""})
+            env = {**content, **env}
+            sources[str(self.env_file)] = digest(repr(sorted(content.items())).encode())
+        try:
+            loaded = load(self.path, env, self.sets, self.app)
+        except ConfigError as error:
+            raise ConfigError(error.problems, {**error.sources, **sources}) from None
+        return replace(loaded, sources={**loaded.sources, **sources})
+
+
+def _variables(file: Path) -> tuple[dict[str, str], Problem | None]:
+    """The variables of a `.env` file, or what is wrong with it."""
+    found = _Findings()
+    text = _text(str(file), found)
+    if text is None:
+        return {}, found.problems[0]
+    from dotenv.parser import parse_stream
+
+    variables: dict[str, str] = {}
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error or (binding.key is not None and binding.value is None):
+            mend = "write NAME=value"
+            origin = Origin(str(file), binding.original.line)
+            return {}, Problem(origin, "", f"not a variable ({mend})")
+        if binding.key is not None:
+            variables[binding.key] = binding.value or ""
+    return variables, None
 
 
 def load_policy(path: Path, env: Mapping[str, str]) -> Loaded:
@@ -124,13 +203,34 @@ class _Findings:
     """Of policy files and of routes, and where each is given."""
     ambiguous: bool = False
     """A name is given twice: `origins` cannot tell the two apart."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Digests of the files that were read, by their paths; empty for one that could not be."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Of YAML files."""
+
+    def read_certificates(self, policies: Sequence[PolicyFile]) -> None:
+        """Notes the files of TLS as sources, too."""
+        rungs = [
+            rung
+            for policy in policies
+            for route in policy.routes
+            for rung in route.fallback or ()
+            if rung.upstream is not None
+        ]
+        for tls in (*(policy.tls for policy in policies), *(rung.tls for rung in rungs)):
+            for name in (tls.ca, tls.cert, tls.key):
+                if name is not None:
+                    try:
+                        self.sources[str(name)] = digest(Path(name).read_bytes())
+                    except OSError:
+                        self.sources[str(name)] = ""
 
     def finish(self) -> tuple[Problem, ...]:
         """The warnings. Raises ConfigError where there is more than these."""
         problems = in_order(self.problems)
         errors = [problem for problem in problems if not problem.warning]
         if errors:
-            raise ConfigError(errors)
+            raise ConfigError(errors, self.sources)
         return problems
 
 
@@ -143,8 +243,10 @@ class _Main(NamedTuple):
 
 def _text(file: str, found: _Findings) -> str | None:
     """The file's text; None, with the problem noted, where it cannot be read."""
+    found.sources[file] = ""
     try:
         content = Path(file).read_bytes()
+        found.sources[file] = digest(content)
     except OSError as error:
         what = (error.strerror or "cannot be read").lower()
         if isinstance(error, FileNotFoundError):
@@ -154,12 +256,14 @@ def _text(file: str, found: _Findings) -> str | None:
         found.problems.append(Problem(Origin(file), "", what))
         return None
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = content[: error.start]
         line, col = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         found.problems.append(Problem(Origin(file, line, col), "", "not UTF-8 text (save the file as UTF-8)"))
         return None
+    found.texts[file] = text
+    return text
 
 
 def _tree(file: str, found: _Findings) -> tuple[Tree | None, list[Problem]]:
@@ -192,7 +296,7 @@ def _main(
     effective = merged_trees(base, overlay) if isinstance(overlay, Tree) else base
     effective = merged_trees(effective, overrides)
 
-    references = References(env, directory)
+    references = References(env, directory, read=found.sources)
     resolved = _with_redis(_resolved(effective, references), env)
     found.problems += references.problems
     broken = [problem.path for problem in (*problems, *references.problems)]
@@ -220,7 +324,7 @@ def _environment(tree: Tree, env: Mapping[str, str], directory: Path) -> str:
 
 
 def _overrides(env: Mapping[str, str], sets: Sequence[str], app: str | None, found: _Findings) -> Tree:
-    """What goes before the file: variables, then `--app`, then `--set`."""
+    """What goes before the file: variables of old names, SIDECAR__…, `--app`, `--set`; the last wins."""
     tree = Tree({}, Origin("--set"), "")
     if name := env.get("NEXTVISION_ENV"):
         tree = _with(tree, "environment", Scalar(name, Origin("NEXTVISION_ENV"), "environment"))
@@ -233,6 +337,12 @@ def _overrides(env: Mapping[str, str], sets: Sequence[str], app: str | None, fou
         tree = _with(tree, key, Scalar(_SWITCHES.get(enabled, enabled), origin, key))
     if size := env.get("BATCH_SIZE"):
         tree = _with(tree, "batch.size", Scalar(size, Origin("BATCH_SIZE"), "batch.size"))
+    for flag, key in FLAGS.items():
+        if text := env.get(flag):
+            tree = _with(tree, f"features.{key}", Scalar(text.lower(), Origin(flag), f"features.{key}"))
+    for variable in sorted(env):
+        if variable.startswith(PREFIX):
+            tree = _override(tree, variable, env[variable], found)
     if app is not None:
         tree = _with(tree, "app.url", Scalar(app, Origin("--app"), "app.url"))
     for pair in sets:
@@ -245,9 +355,31 @@ def _overrides(env: Mapping[str, str], sets: Sequence[str], app: str | None, fou
             found.problems.append(
                 Problem(Origin("--set"), name, f"environments cannot be set from outside ({mend})")
             )
+        elif name in secrets_of(Config) and "${" not in text:
+            mend = f"write --set '{name}=${{NAME}}' and set the variable, or ${{file:/path}}"
+            found.problems.append(
+                Problem(Origin("--set"), name, f"all who see the list of processes could read it ({mend})")
+            )
         else:
             tree = _with(tree, name, value(text, Origin("--set"), name))
     return tree
+
+
+def _override(tree: Tree, variable: str, text: str, found: _Findings) -> Tree:
+    """The tree with the key that a variable like SIDECAR__LIMITS__BODY names."""
+    keys = variable.removeprefix(PREFIX).lower().split("__")
+    path, origin = ".".join(keys), Origin(variable)
+    if not all(keys):
+        text = "names no key (write for example SIDECAR__LIMITS__BODY=1MiB)"
+        found.problems.append(Problem(origin, "", text))
+        return tree
+    if keys[0] == "environments":
+        mend = "set the key itself, for example SIDECAR__LOGGING__LEVEL=debug"
+        found.problems.append(Problem(origin, path, f"environments cannot be set from outside ({mend})"))
+        return tree
+    if path in secrets_of(Config):
+        return _with(tree, path, Scalar(text, replace(origin, secret=True), path))
+    return _with(tree, path, value(text, origin, path))
 
 
 def _with_redis(tree: Tree, env: Mapping[str, str]) -> Tree:
@@ -305,7 +437,7 @@ def _policy(file: str, env: Mapping[str, str], found: _Findings) -> PolicyFile |
         return None
     start = len(found.problems) - len(problems)
     directory = Path(file).parent
-    references = References(env, directory)
+    references = References(env, directory, read=found.sources)
     resolved = _resolved(_with_defaults(tree), references)
     found.problems += references.problems
     broken = [problem.path for problem in (*problems, *references.problems)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 SECRET = "***"  # noqa: S105 - what is shown in place of a secret
@@ -48,8 +48,10 @@ class Problem:
 class ConfigError(Exception):
     """The configuration cannot be used. All that is wrong with all its files, in order of position."""
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], sources: Mapping[str, str] | None = None) -> None:
+        """`sources` are the digests of all files that were read, by their paths."""
         self.problems: tuple[Problem, ...] = tuple(problems)
+        self.sources = sources or {}
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

@@ -6,6 +6,7 @@ stands in the configuration for all to read, so it is none. `$${` is a plain `${
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,11 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LARGEST_SECRET: Final = 64 * 1024
 
 
+def digest(content: bytes) -> str:
+    """By which two versions of a file are told apart."""
+    return hashlib.sha256(content).hexdigest()
+
+
 @dataclass(slots=True)
 class References:
     """Resolves the references of one file; collects what cannot be resolved."""
@@ -28,6 +34,8 @@ class References:
     directory: Path
     """What a relative `${file:…}` is relative to."""
     problems: list[Problem] = field(default_factory=list)
+    read: dict[str, str] = field(default_factory=dict)
+    """Digests of the files that were read, by their paths; empty for one that could not be."""
 
     def node(self, node: Node) -> Node | None:
         """The same with all references resolved; None where one cannot be."""
@@ -90,11 +98,13 @@ class References:
 
     def _file(self, name: str) -> str:
         path = self.directory / name
+        self.read[str(path)] = ""
         try:
             with path.open("rb") as file:
                 content = file.read(_LARGEST_SECRET + 1)
             if len(content) > _LARGEST_SECRET:
                 raise _Unresolved(f"the file {name} is larger than 64KiB")
+            self.read[str(path)] = digest(content)
             return content.decode().rstrip("\r\n")
         except OSError as error:
             raise _Unresolved(f"the file {name} cannot be read: {error.strerror}") from None

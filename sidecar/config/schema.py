@@ -16,6 +16,7 @@ from sidecar.config.batch_policy import Batch
 from sidecar.config.cache_policy import AdaptiveTtl, Cache, CacheKey, QueryKey
 from sidecar.config.classify_policy import ClassifyRule
 from sidecar.config.fault_policy import DelayRange, Expiry, Fault
+from sidecar.config.features import Features
 from sidecar.config.limit_policy import Adaptive, ConcurrencyLimit, RateLimit
 from sidecar.config.logging_settings import Logging
 from sidecar.config.metrics_settings import Exposed, Metrics
@@ -38,7 +39,7 @@ from sidecar.config.policy import (
     Tls,
 )
 from sidecar.config.respond_policy import Respond
-from sidecar.config.units import Count, Delay, Duration, Size, wrong
+from sidecar.config.units import Count, Delay, Duration, PositiveShare, Size, wrong
 from sidecar.stores.redis_url import parse as parse_redis_url
 
 __all__ = [
@@ -66,7 +67,10 @@ __all__ = [
     "Environments",
     "Expiry",
     "Fault",
+    "Features",
+    "Guard",
     "Hedge",
+    "History",
     "Limits",
     "Listen",
     "Logging",
@@ -82,6 +86,7 @@ __all__ = [
     "Respond",
     "Retry",
     "RetryOn",
+    "Rollout",
     "Route",
     "Rung",
     "RungTarget",
@@ -288,6 +293,39 @@ class CaFiles(Model):
     )
 
 
+class History(Model):
+    """Generations of the configuration, kept on disk: `sidecar config history`."""
+
+    dir: str | None = setting(
+        ".sidecar/history",
+        "Directory, relative to this file. References stay references, so no secret is in it; `off`: none.",
+        "/var/lib/sidecar/history",
+        "off",
+    )
+    keep: Count = setting(50, "How many generations are kept; the oldest goes first.", 20)
+    max_age: Duration = setting("90d", "Older ones go, but for the last.", "30d")
+
+
+class Guard(Model):
+    """What a new generation must not do worse than."""
+
+    error_rate: PositiveShare = setting("5%", "Share of answers with a status of 500 or more.", "2%")
+    p95: Duration | None = setting(None, "95th percentile of the time to the head of an answer.", "2s")
+
+
+class Rollout(Model):
+    """How a new generation takes over: first for a share of the traffic, then for all or not at all."""
+
+    percent: PositiveShare = setting(
+        "10%", "Share of the clients that a new generation serves at first.", "5%"
+    )
+    guard: Guard = section(Guard, "What it must not do worse than; it is rolled back as soon as it does.")
+    window: Duration = setting("60s", "How long it is watched before it serves everybody.", "5m")
+    minimum_requests: Count = setting(
+        20, "Requests it must have served by then; with fewer it is watched longer, ten windows at most.", 100
+    )
+
+
 class Settings(Model):
     """All that can differ between environments."""
 
@@ -312,6 +350,13 @@ class Settings(Model):
     egress: Egress = section(Egress, "What the app may call.")
     dns: Dns = section(Dns, "By whom the names of hosts that the app calls are resolved.")
     ca: CaFiles = section(CaFiles, "The local certificate authority.")
+    features: Features = section(Features, "What is switched on.")
+    history: History = section(History, "Generations of the configuration that are kept.")
+    rollout: Rollout | None = setting(
+        None,
+        "How a reload takes over: `{}` for a guarded rollout with the defaults; absent or `off`: at once.",
+        {"percent": "10%", "guard": {"error_rate": "2%", "p95": "2s"}, "window": "60s"},
+    )
 
 
 class Environments(Model):

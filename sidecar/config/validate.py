@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from sidecar.config.base import Model
@@ -168,6 +168,23 @@ def model_in(annotation: Any) -> type[Model] | None:
         if found is not None:
             return found
     return None
+
+
+@cache
+def secrets_of(model: type[Model]) -> frozenset[str]:
+    """The keys whose values are secrets wherever they come from, by dotted path."""
+    found: set[str] = set()
+
+    def visit(here: type[Model], prefix: str) -> None:
+        for key, field in here.model_fields.items():
+            below = model_in(field.annotation)
+            if below is not None:
+                visit(below, f"{prefix}{key}.")
+            elif field.annotation is SecretStr or SecretStr in get_args(field.annotation):
+                found.add(f"{prefix}{key}")
+
+    visit(model, "")
+    return frozenset(found)
 
 
 @cache

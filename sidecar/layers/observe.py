@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from sidecar.decisions.trail import Facts, compose
+from sidecar.decisions.trail import Facts
 from sidecar.errors import ClientGone, SidecarError, rescue
 from sidecar.headers import Line
 from sidecar.telemetry.access_lines import Stack
 from sidecar.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sidecar.exchange import Exchange, Response
     from sidecar.pipeline import Handler, Layer, Place
 
@@ -29,11 +27,12 @@ DECISION: Final = b"Sidecar-Decision"
 def layer(place: Place) -> Layer:
     services = place.services
     cells = services.metrics.route(place.route.name, place.upstream)
+    services.state.show("route", place.route.name)
     record = cells.record
     append = services.access_log.append if services.access_log.enabled else None
     now = services.clock.now
     name = place.route.name
-    stack = Stack(place.below, place.plane)
+    stack = Stack(place.below, place.plane, services.state.switched_off(name))
     log = get_logger("sidecar.observe")
 
     def sent(exchange: Exchange, response: Response | None, how: str) -> None:
@@ -61,7 +60,7 @@ def layer(place: Place) -> Layer:
     def telling(exchange: Exchange, response: Response) -> Response:
         """`response` with the decision trail, for a client that asks for it."""
         milliseconds = (now() - exchange.started) * 1000
-        value = f"{trail(stack.layers, exchange, response)}, observe;ms={milliseconds:.3f}"
+        value = f"{trail(stack, exchange, response)}, observe;ms={milliseconds:.3f}"
         _replace(response, Line(DECISION, value.encode("ascii")))
         return response
 
@@ -96,7 +95,7 @@ def layer(place: Place) -> Layer:
     return around
 
 
-def trail(layers: Sequence[str], exchange: Exchange, response: Response) -> str:
+def trail(stack: Stack, exchange: Exchange, response: Response) -> str:
     """What was decided about `exchange`, as far as it has come, when `response` is to answer it."""
     facts = Facts(
         response.status,
@@ -106,7 +105,7 @@ def trail(layers: Sequence[str], exchange: Exchange, response: Response) -> str:
         error="" if exchange.error is None else exchange.error.code,
         rung=exchange.rung,
     )
-    return compose(layers, facts, exchange.note_list or ())
+    return stack.trail(facts, exchange.note_list or ())
 
 
 def _replace(response: Response, ours: Line) -> None:

@@ -111,6 +111,11 @@ class Listener:
         """What serves a new connection."""
         return ServerProtocol(self)
 
+    def believe(self, trusted: Sequence[Network], debug: Sequence[Network]) -> None:
+        """From now on, for new connections: as for the constructor."""
+        self._trusted = trusted
+        self._debug = debug
+
     def stop_accepting(self) -> None:
         for server in self._servers:
             server.close()

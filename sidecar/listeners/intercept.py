@@ -49,7 +49,7 @@ class Interceptor(CallListener):
         """
         super().__init__(*arguments, **settings)
         self.routes = routes
-        self._authority = authority
+        self.authority = authority
         self._on_failed = on_failed
         self._doors: dict[str, Door] = {}
 
@@ -57,7 +57,7 @@ class Interceptor(CallListener):
         self, opening: Opening, raw: asyncio.Transport, data: bytes, name: str, port: int
     ) -> TlsTransport:
         """Answers a ClientHello, and serves what is asked inside of `name`, which must be ours."""
-        assert self._authority is not None
+        assert self.authority is not None
         host = f"{name}:{port}"
         door = self._doors.get(host)
         if door is None:
@@ -74,7 +74,7 @@ class Interceptor(CallListener):
             self.failed(opening.peer, host, reason)
             self.forget(opening)
 
-        context = self._authority.context(name, self.clock.wall())
+        context = self.authority.context(name, self.clock.wall())
         tls = TlsTransport(raw, context, make, failed)
         tls.begin(data)
         return tls

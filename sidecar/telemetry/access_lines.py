@@ -30,11 +30,22 @@ LOGGER = "sidecar.access"
 class Stack:
     """The layers of a route, outermost first, `observe` left out. Compared by identity: that is quick."""
 
-    __slots__ = ("layers", "plane")
+    __slots__ = ("layers", "off", "plane")
 
-    def __init__(self, layers: tuple[str, ...] = (), plane: str = "ingress") -> None:
+    def __init__(
+        self, layers: tuple[str, ...] = (), plane: str = "ingress", off: tuple[str, ...] = ()
+    ) -> None:
+        """`off` are the features that the route would have, if flags let it."""
         self.layers = layers
         self.plane = plane
+        self.off = off
+
+    def trail(self, facts: trail.Facts, notes: Sequence[tuple[str, str]] = ()) -> str:
+        """What was decided about a request, up to where `facts` were known."""
+        told = trail.compose(self.layers, facts, notes)
+        if not self.off:
+            return told
+        return ", ".join([*([told] if told else []), *(f"{name};off" for name in self.off)])
 
 
 NO_LAYERS: Final = Stack()
@@ -165,7 +176,7 @@ class Lines:
             f'"verdict":{_or_null(verdict)},"breaker":{_or_null(breaker)},"cache":{_or_null(cache)},'
             f'"error":{_or_null(error)},"rung":{_or_null(rung)},"end":"{how}",'
         )
-        known = (before, message, after, quote(trail.compose(stack.layers, came_to)))
+        known = (before, message, after, quote(stack.trail(came_to)))
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
         self._known[facts] = known
@@ -187,7 +198,7 @@ class Lines:
         known = self._trails.get(key)
         if known is None:
             came_to = trail.Facts(status, how, attempts, verdict, cache, error or "", rung)
-            known = quote(trail.compose(stack.layers, came_to, notes))
+            known = quote(stack.trail(came_to, notes))
             if len(self._trails) >= MOST_KNOWN:
                 self._trails.clear()
             self._trails[key] = known

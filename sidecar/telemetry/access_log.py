@@ -71,6 +71,12 @@ class AccessLog:
         """The sink's thread's own."""
         self._entries = Lines()
 
+    def write(self, sink: Sink | None, format: Literal["json", "console"]) -> None:  # noqa: A002
+        """From now on to `sink`, nowhere for None, in `format`."""
+        self.flush()
+        self._sink = sink
+        self._lines = Lines(format, colour=sink is not None and sink.is_terminal)
+
     @property
     def enabled(self) -> bool:
         return self._sink is not None

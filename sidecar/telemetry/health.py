@@ -117,7 +117,10 @@ class Health:
         version: str = "",
         interval: float = INTERVAL,
         failures: int = FAILURES,
+        configuration: Callable[[], dict[str, dict[str, object]]] = dict,
     ) -> None:
+        """`configuration`: checks of the configuration in force, by name."""
+        self._configuration = configuration
         self._clock = clock
         self._metrics = metrics
         self._system = system
@@ -149,6 +152,19 @@ class Health:
         """Begins to probe the app."""
         if self._probe is not None:
             self._task = asyncio.get_running_loop().create_task(self._run(self._probe), name="health probe")
+
+    @property
+    def probing(self) -> bool:
+        return self._probe is not None
+
+    async def watch(self, probe: Probe | None) -> None:
+        """From now on the app is probed like this; what is known of it stays until that says otherwise."""
+        await self.close()
+        self._probe = probe
+        if probe is None:
+            self.answered.set()
+        else:
+            self.start()
 
     def open(self) -> None:
         """The listeners take requests."""
@@ -282,6 +298,7 @@ class Health:
                 "reason": "faults are injected on purpose",
                 "active": active,
             }
+        checks |= self._configuration()
         lag = self._system.lag_max
         checks["event_loop"] = {
             "status": "degraded" if lag >= LAG_DEGRADED else "healthy",

@@ -145,6 +145,11 @@ class EgressDial:
         self._own = own
         self._clock = clock
 
+    def follow(self, allowed: Sequence[Network], resolve: Resolve) -> None:
+        """From now on others are allowed, or names are resolved by another."""
+        self._allowed = allowed
+        self._resolve = resolve
+
     async def __call__(
         self, factory: Factory, address: Address, tls: ssl.SSLContext | None, server_name: str | None
     ) -> None:

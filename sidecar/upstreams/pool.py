@@ -98,7 +98,11 @@ class Upstream:
         self._most_idle = MOST_IDLE_PROVIDER if provider else MOST_IDLE
         self._idle: list[tuple[UpstreamConnection, float]] = []
         self._open: set[UpstreamConnection] = set()
-        cells.idle = self._idle.__len__
+        self.shown()
+
+    def shown(self) -> None:
+        """It is the one of its name that metrics show."""
+        self._cells.idle = self._idle.__len__
 
     @property
     def idle(self) -> int:
@@ -275,6 +279,14 @@ class Upstream:
         self._idle[:] = fresh
         for connection in tuple(self._open):
             connection.check(now)
+
+    def leave(self) -> None:
+        """No new request comes, save from those in flight: keeps no connection that none of them uses."""
+        self._most_idle = 0
+        for connection, _ in self._idle:
+            if connection.transport is not None:
+                connection.transport.close()
+        self._idle.clear()
 
     def close(self) -> None:
         for connection in tuple(self._open):

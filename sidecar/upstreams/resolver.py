@@ -72,6 +72,11 @@ class Resolver:
         self._fails = False
         """It is said that the DNS does not answer for a name whose addresses are known."""
 
+    def ask(self, servers: Callable[[], NameServers]) -> None:
+        """From now on others are asked; what is known stays known for its time."""
+        self._servers = servers
+        self._last_good = None
+
     async def resolve(self, address: Address) -> list[Address]:
         """The addresses of a name, in the order in which to try them.
 

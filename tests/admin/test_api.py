@@ -75,11 +75,11 @@ class Admin:
         usual: list[Subject] = [
             HealthPages(self.health),
             MetricsPages(self.collector),
-            CachePages(cache),
+            CachePages(lambda: cache),
             FaultPages(faults, production=production),
             BreakerPages(self.breakers),
         ]
-        self.server = await start(address, [*usual, *subjects], version="1.2.3", token=token)
+        self.server = await start(address, [*usual, *subjects], version="1.2.3", token=lambda: token)
 
     def find(self, sign: Sign, times: int = 1) -> None:
         for _ in range(times):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import orjson
 import pytest
 
-from sidecar.admin.config_pages import ConfigPages, InForce
+from sidecar.admin.config_pages import ConfigPages
 from sidecar.config.load import load
 
 MAIN = """\
@@ -35,7 +36,7 @@ def pages(tmp_path: Path) -> ConfigPages:
     (tmp_path / "sidecar.yaml").write_text(MAIN)
     (tmp_path / "maps.yaml").write_text(MAPS)
     loaded = load(tmp_path / "sidecar.yaml", {"TOKEN": "open sesame"}, ["limits.drain=7s"])
-    return ConfigPages(lambda: InForce(loaded, 3, 0.0))
+    return ConfigPages(lambda: SimpleNamespace(loaded=loaded, generation=3, since=0.0))
 
 
 def test_each_value_has_its_origin(pages: ConfigPages) -> None:

@@ -7,13 +7,13 @@ import os
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
 
-from sidecar.admin.config_pages import InForce
 from sidecar.admin.dashboard_pages import MOST_VIEWERS, Dashboard
 from sidecar.admin.recent import MOST
 from sidecar.config.load import load
@@ -38,7 +38,7 @@ class Place:
             health=self.admin.health,
             breakers=self.admin.breakers,
             access_log=self.log,
-            current=lambda: InForce(loaded, 1, 0.0),
+            current=lambda: SimpleNamespace(loaded=loaded, generation=1, since=0.0),
         )
 
     def served(self, path: str, status: int, **notes: Any) -> None:

@@ -182,12 +182,12 @@ def test_a_variable_that_another_environment_needs_may_be_unset() -> None:
 
 def test_what_goes_before_what() -> None:
     """File, environment, variables, --set: each goes before those named first."""
-    env = {"NEXTVISION_ENV": "production", "ADMIN_TOKEN": "t"}
+    env = {"NEXTVISION_ENV": "production", "ADMIN_TOKEN": "9f2c41d07ab36e58"}
     assert loaded(ENVIRONMENTS, "", env).config.logging.level == "warning"
     assert loaded(ENVIRONMENTS, "", {**env, "LOG_LEVEL": "WARN"}).config.logging.level == "warning"
     assert loaded(ENVIRONMENTS, "", {**env, "LOG_LEVEL": "ERROR"}).config.logging.level == "error"
-    result = loaded(ENVIRONMENTS, "", {**env, "LOG_LEVEL": "ERROR"}, "logging.level=debug")
-    assert result.config.logging.level == "debug"
+    result = loaded(ENVIRONMENTS, "", {**env, "LOG_LEVEL": "ERROR"}, "logging.level=info")
+    assert result.config.logging.level == "info"
     assert str(result.origins["logging.level"]) == "--set"
 
 
@@ -196,7 +196,7 @@ def test_set_takes_mappings_lists_and_the_environment() -> None:
     config = loaded(
         ENVIRONMENTS,
         "",
-        {"ADMIN_TOKEN": "t"},
+        {"ADMIN_TOKEN": "9f2c41d07ab36e58"},
         "limits={idle: 1s}",
         "trusted.proxies=[10.0.0.0/8]",
         "environment=production",

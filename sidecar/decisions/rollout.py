@@ -1,0 +1,117 @@
+"""Whether a new generation takes over: judged by what its share of the traffic came to.
+
+It is rolled back early only on evidence: when the lower bound of the error rate's confidence interval
+(E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the
+American Statistical Association 22, 1927) is above what the guard allows. So one failure among the first
+requests ends nothing, and an outage of the new generation is known after some tens of them. At the end of
+the window the plain figures are judged.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from bisect import insort
+from typing import Final, Literal, NamedTuple
+
+Z: Final = 1.645
+"""Of the one-sided 95 % bound."""
+EVIDENCE: Final = 10
+"""Requests below which nothing is judged early."""
+LATENCIES: Final = 100
+"""Requests below which a 95th percentile is not judged early: five lie above it."""
+MOST_WINDOWS: Final = 10
+"""Windows after which a quiet generation is judged by what there is."""
+MOST_TIMES: Final = 4096
+"""Times that are ranked; later ones replace none: a rollout is judged by its first ones and its rates."""
+
+SHARES: Final = 10_000
+
+
+def shares(key: str, percent: float, generation: int) -> bool:
+    """Whether a client belongs to the share; in the next rollout others do. `percent`: 0 to 1."""
+    return zlib.crc32(f"{generation}:{key}".encode()) % SHARES < percent * SHARES
+
+
+class Judgement(NamedTuple):
+    outcome: Literal["promote", "roll_back"]
+    why: str
+
+
+class Tally:
+    """What one generation answered."""
+
+    __slots__ = ("failures", "requests", "times")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.failures = 0
+        self.times: list[float] = []
+        """Seconds to the heads of answers, ranked."""
+
+    def record(self, *, failed: bool, seconds: float) -> None:
+        self.requests += 1
+        self.failures += failed
+        if len(self.times) < MOST_TIMES:
+            insort(self.times, seconds)
+
+    @property
+    def error_rate(self) -> float:
+        return self.failures / self.requests if self.requests else 0.0
+
+    @property
+    def p95(self) -> float:
+        """Seconds; 0 before the first."""
+        return self.times[math.ceil(0.95 * len(self.times)) - 1] if self.times else 0.0
+
+    def least_error_rate(self) -> float:
+        """The error rate is hardly lower than this."""
+        n = self.requests
+        if not n:
+            return 0.0
+        share = self.failures / n
+        middle = share + Z * Z / (2 * n)
+        spread = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+        return max((middle - spread) / (1 + Z * Z / n), 0.0)
+
+    def told(self) -> str:
+        return (
+            f"{self.failures} of {self.requests} failed ({self.error_rate:.1%}), p95 {self.p95 * 1000:.0f} ms"
+        )
+
+
+class Trial:
+    """One rollout: the new generation beside the one in force."""
+
+    __slots__ = ("_began", "_error_rate", "_minimum", "_p95", "_window", "new", "old")
+
+    def __init__(
+        self, began: float, *, error_rate: float, p95: float | None, window: float, minimum: int
+    ) -> None:
+        """Times in seconds, `error_rate` a share of 1."""
+        self._began = began
+        self._error_rate = error_rate
+        self._p95 = p95
+        self._window = window
+        self._minimum = minimum
+        self.new = Tally()
+        self.old = Tally()
+
+    def judge(self, now: float) -> Judgement | None:
+        """What is to become of it; None: it goes on."""
+        new = self.new
+        over = now - self._began >= self._window
+        quiet = new.requests < self._minimum
+        if over and quiet and now - self._began < MOST_WINDOWS * self._window:
+            over = False
+        rate = new.error_rate if over else new.least_error_rate()
+        beside = f"{new.told()}; the one before: {self.old.told()}"
+        if (over or new.requests >= EVIDENCE) and rate > self._error_rate:
+            return Judgement("roll_back", f"more than guard.error_rate, {self._error_rate:.1%}: {beside}")
+        slow = self._p95 is not None and new.p95 > self._p95
+        if slow and (over or new.requests >= LATENCIES):
+            return Judgement("roll_back", f"slower than guard.p95, {self._p95:g} s: {beside}")
+        if over:
+            few = "few requests came, none against it: " if quiet else ""
+            return Judgement("promote", f"{few}{beside}")
+        return None
