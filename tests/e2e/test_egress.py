@@ -308,7 +308,7 @@ async def test_without_egress_policies_nothing_more_listens(tmp_path: Path) -> N
                 break
             await asyncio.sleep(0.02)
     assert not {"egress", "intercept"} & set(listening[0])
-    assert not (tmp_path / ".sidecar").exists()
+    assert not (tmp_path / ".sidecar" / "ca").exists()
 
 
 async def test_a_ca_that_cannot_be_made(tmp_path: Path) -> None:
