@@ -58,6 +58,7 @@ from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.probes import Probe, probe_of
 from sidecar.telemetry.sink import Sink, file_sink, standard_output
 from sidecar.telemetry.system import System
+from sidecar.telemetry.trace import Tracer
 from sidecar.upstreams.kept import KeptPools, SpareContexts
 from sidecar.upstreams.pool import Upstream
 from sidecar.watching import Watching
@@ -74,6 +75,8 @@ if TYPE_CHECKING:
     from sidecar.exchange import Exchange
     from sidecar.listeners.authority import Authority
     from sidecar.pipeline import Handler
+    from sidecar.telemetry.fault_report import FaultReport
+    from sidecar.telemetry.trace_export import TraceExport
 
 Serving = Compiled | Split
 """What requests are routed by."""
@@ -94,12 +97,28 @@ class App:
         self.config = config
         self.clock = clock
         self.sink = _log_sink(loaded)
+        self._faults = self._fault_report(config)
         self.flags = Flags(clock)
         self.access_log = _access_log(config.logging, self.sink, clock)
         self._configure_logs()
         self.log = log.get_logger("sidecar")
         self.metrics = Metrics(config.metrics.namespace, config.metrics.buckets)
         self._ids = Ids()
+        self.tracer: Tracer | None = None
+        self._trace_export: TraceExport | None = None
+        if config.tracing.otlp is not None:
+            # OpenTelemetry takes a while to load, which a sidecar without need not wait for.
+            from sidecar.telemetry.trace_export import TraceExport
+
+            self.tracer = Tracer(clock, self._ids, SystemRandom(), config.tracing.ratio)
+            self._trace_export = TraceExport(
+                self.tracer,
+                config.tracing,
+                clock,
+                log.get_logger("sidecar.tracing"),
+                version=_version(),
+                environment=config.environment,
+            )
         self.redis = self._redis(loaded)
         self.caching = self._caching(loaded)
         nodes = self.redis.nodes if self.redis is not None else None
@@ -111,6 +130,7 @@ class App:
             access_log=self.access_log,
             caching=self.caching,
             overlaps=Overlaps(clock),
+            tracer=self.tracer,
         )
         self.pools = KeptPools()
         self.spares = SpareContexts()
@@ -165,6 +185,8 @@ class App:
         )
         self.breakers = Breakers(self.metrics, clock)
         self.collector.add(health_source(self.health))
+        if self._trace_export is not None:
+            self.collector.add(self._trace_export.source())
         if self.caching.in_use:
             self.collector.add(cache_source(self.caching))
         if self.redis is not None:
@@ -184,6 +206,14 @@ class App:
         self.collector.add(config_source(self.reloading.cells))
         self._drained_by = 0.0
         self._ticker: asyncio.Task[None] | None = None
+
+    def _fault_report(self, config: Config) -> FaultReport | None:
+        if config.sentry.dsn is None:
+            return None
+        from sidecar.telemetry.fault_report import FaultReport
+
+        dsn = config.sentry.dsn.get_secret_value()
+        return FaultReport(dsn, self.clock, version=_version(), environment=config.environment)
 
     def _redis(self, loaded: Loaded) -> RedisServer | None:
         """What replicas share, where a Redis is configured and something is to be shared."""
@@ -304,7 +334,7 @@ class App:
         logging = self.config.logging
         features = self.flags.effective(self.config.features)
         style: log.Format = logging.format if features.structured_logging else "console"
-        log.configure(self.sink, self.clock, format=style, level=logging.level)
+        log.configure(self.sink, self.clock, format=style, level=logging.level, on_fault=self._faults)
         self.access_log.write(self.sink if logging.access else None, style)
 
     def _probe(self) -> Probe | None:
@@ -482,6 +512,10 @@ class App:
         if self.admin is not None:
             await self.admin.close()
         self.access_log.close()
+        if self._trace_export is not None:
+            await asyncio.to_thread(self._trace_export.close)
+        if self._faults is not None:
+            await asyncio.to_thread(self._faults.close)
         self.log.info("stopped")
         self.sink.close()
 

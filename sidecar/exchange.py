@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sidecar.decisions.verdict import Verdict
     from sidecar.errors import SidecarError
     from sidecar.heads import Block, StartLine
+    from sidecar.telemetry.trace import Span
 
 HIGH_WATER = 128 * 1024
 """Bytes held in a stream before its producer is paused."""
@@ -404,6 +405,7 @@ class Exchange:
         "route",
         "rung",
         "sent",
+        "span",
         "started",
         "told",
         "traceparent",
@@ -425,6 +427,8 @@ class Exchange:
         """The id as a header line."""
         self.traceparent: tuple[bytes, bytes] | None = None
         """Trace id and flags of a valid incoming `traceparent`."""
+        self.span: Span | None = None
+        """Where the trace is sampled, and spans are exported."""
         self.forwarded = b""
         """Lines for the upstream: `X-Forwarded-*` and `Forwarded` as the listener vouches for them, and what
         policies add."""
@@ -482,6 +486,7 @@ class Exchange:
         child.request_id = self.request_id
         child.id_line = self.id_line
         child.traceparent = self.traceparent
+        child.span = self.span
         child.forwarded = self.forwarded
         child.route = self.route
         child.plane = self.plane

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sidecar.state import State
     from sidecar.telemetry.access_log import AccessLog
     from sidecar.telemetry.metrics import Metrics
+    from sidecar.telemetry.trace import Tracer
 
 Handler = Callable[[Exchange], Awaitable[Response]]
 Layer = Callable[[Handler], Handler]
@@ -39,6 +40,8 @@ class Services:
     access_log: AccessLog
     caching: Caching
     overlaps: Overlaps
+    tracer: Tracer | None = None
+    """Where spans are exported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,9 @@ def compile_alternate(place: Place, upstream: Handler) -> Handler:
 
 
 def _compose(place: Place, steps: Sequence[Step], handler: Handler) -> Handler:
+    tracer = place.services.tracer
+    if tracer is not None and place.route.respond is None:
+        handler = tracer.attempts(place, handler)
     guards: list[Guard[Any]] = []
     for step in reversed(steps):
         layer = step.layer(place)

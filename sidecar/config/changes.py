@@ -29,6 +29,8 @@ _AT_START: Final = (
     "logging.sample",
     "logging.slow",
     "logging.fields",
+    "tracing",
+    "sentry",
 )
 """Sections and keys that count when the process starts."""
 

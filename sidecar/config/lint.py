@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sidecar.config import (
     cache_lint,
     classify_lint,
+    extras,
     fallback_lint,
     fault_lint,
     limit_lint,
@@ -59,6 +60,7 @@ def config(settings: Config, files: Sequence[PolicyFile], origins: Mapping[str, 
         found += limit_lint.without_redis(general, files, place)
     found += fault_lint.production(settings.environment, files, place)
     found += production_lint.config(settings, place)
+    found += extras.missing(settings, place)
     return found + cache_lint.memory(settings.cache, files, place)
 
 

@@ -33,7 +33,7 @@ def _fields(value: object) -> object:
         if name in RESERVED:
             raise wrong('each line has a member "{given}" already', name, "choose another name")
         if not isinstance(header, str) or not TOKEN.fullmatch(header):
-            raise wrong('"{given}" is not the name of a header', header, "write for example X-User-ID")
+            raise wrong('what "{given}" is taken from is not the name of a header', name, "write X-User-ID")
     return tuple(value.items())
 
 

@@ -39,6 +39,7 @@ from sidecar.config.policy import (
     Tls,
 )
 from sidecar.config.respond_policy import Respond
+from sidecar.config.tracing_settings import Sentry, Tracing
 from sidecar.config.units import Count, Delay, Duration, PositiveShare, Size, wrong
 from sidecar.stores.redis_url import parse as parse_redis_url
 
@@ -90,9 +91,11 @@ __all__ = [
     "Route",
     "Rung",
     "RungTarget",
+    "Sentry",
     "Settings",
     "SlowCalls",
     "Tls",
+    "Tracing",
     "Trusted",
     "Url",
 ]
@@ -345,6 +348,8 @@ class Settings(Model):
     admin: Admin = section(Admin, "The admin listener.")
     logging: Logging = section(Logging, "Logs.")
     metrics: Metrics = section(Metrics, "Prometheus metrics.")
+    tracing: Tracing = section(Tracing, "Traces, over OTLP.")
+    sentry: Sentry = section(Sentry, "Faults of the sidecar itself, to Sentry.")
     limits: Limits = section(Limits, "Limits on clients.")
     trusted: Trusted = section(Trusted, "Whom the sidecar believes.")
     egress: Egress = section(Egress, "What the app may call.")

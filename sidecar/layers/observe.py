@@ -17,6 +17,8 @@ from sidecar.telemetry.access_lines import Stack
 from sidecar.telemetry.log import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from sidecar.exchange import Exchange, Response
     from sidecar.pipeline import Handler, Layer, Place
 
@@ -33,6 +35,8 @@ def layer(place: Place) -> Layer:
     now = services.clock.now
     name = place.route.name
     stack = Stack(place.below, place.plane, services.state.switched_off(name))
+    tracer = services.tracer
+    finish = tracer.finish(place) if tracer is not None else None
     log = get_logger("sidecar.observe")
 
     def sent(exchange: Exchange, response: Response | None, how: str) -> None:
@@ -56,6 +60,8 @@ def layer(place: Place) -> Layer:
             cells.exemplar(trace[0], seconds, ended)
         if append is not None:
             append(exchange, status, ended, how, stack)
+        if finish is not None:
+            finish(exchange, status, ended, how, stack)
 
     def telling(exchange: Exchange, response: Response) -> Response:
         """`response` with the decision trail, for a client that asks for it."""
@@ -90,7 +96,15 @@ def layer(place: Place) -> Layer:
                 response.add(Line(b"Cache-Status", exchange.cache_status))
             return telling(exchange, response) if exchange.debug else response
 
-        return observe
+        if tracer is None:
+            return observe
+        begin = tracer.begin
+
+        def traced(exchange: Exchange) -> Awaitable[Response]:
+            begin(exchange)
+            return observe(exchange)
+
+        return traced
 
     return around
 

@@ -7,6 +7,8 @@ Set up once by `app.py`. Lines have the access log's first members (`timestamp`,
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
@@ -44,7 +46,18 @@ class _Bridge(logging.Handler):
         get_logger(record.name).log(record.levelno, record.getMessage(), exc_info=record.exc_info)
 
 
-def configure(sink: Sink, clock: Clock, *, format: Format = "json", level: str = "info") -> None:  # noqa: A002 # the key's name in YAML
+Fault = Callable[[BaseException, Mapping[str, object]], None]
+"""Hears of an exception that was logged as an error, with the members of its line."""
+
+
+def configure(
+    sink: Sink,
+    clock: Clock,
+    *,
+    format: Format = "json",  # noqa: A002 # the key's name in YAML
+    level: str = "info",
+    on_fault: Fault | None = None,
+) -> None:
     """Sends all events of at least `level` to `sink`, and warnings of libraries with them.
 
     Raises ValueError where `level` is none of debug, info, warning, error, critical.
@@ -57,6 +70,14 @@ def configure(sink: Sink, clock: Clock, *, format: Format = "json", level: str =
     def add_time(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         return {"timestamp": stamp(clock.wall()), **event}
 
+    def tell_fault(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        if on_fault is not None and event["level"] in _FAULTS and (error := _exception(event)) is not None:
+            on_fault(error, event)
+        return event
+
+    first = [structlog.stdlib.add_log_level, add_time]
+    if on_fault is not None:
+        first.append(tell_fault)
     last: list[structlog.typing.Processor]
     if format == "console":
         last = [
@@ -69,7 +90,7 @@ def configure(sink: Sink, clock: Clock, *, format: Format = "json", level: str =
     else:
         last = [structlog.processors.format_exc_info, _ordered, _to_json]
     structlog.configure(
-        processors=[structlog.stdlib.add_log_level, add_time, *last],
+        processors=[*first, *last],
         wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=lambda *_: _SinkLogger(sink),
         cache_logger_on_first_use=False,
@@ -81,6 +102,19 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """A logger whose events carry `name`; may be made before `configure`."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(source=name)
     return logger
+
+
+_FAULTS = frozenset({"error", "critical"})
+
+
+def _exception(event: EventDict) -> BaseException | None:
+    """The exception that an event carries, in any of the forms that structlog takes."""
+    carried = event.get("exc_info")
+    if isinstance(carried, BaseException):
+        return carried
+    if isinstance(carried, tuple):
+        return carried[1] if isinstance(carried[1], BaseException) else None
+    return sys.exc_info()[1] if carried else None
 
 
 def _ordered(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -50,7 +50,9 @@ def request_head(
         parts.append(exchange.id_line)
     if exchange.traceparent is not None:
         trace, flags = exchange.traceparent
-        parts.append(b"traceparent: 00-%b-%b-%b\r\n" % (trace, ids.span_id(), flags))
+        span = exchange.span
+        parent = ids.span_id() if span is None else span.current
+        parts.append(b"traceparent: 00-%b-%b-%b\r\n" % (trace, parent, flags))
     if exchange.attempts > 1:
         parts.append(b"X-Sidecar-Retry: %d\r\n" % (exchange.attempts - 1))
     if not upgrade:
