@@ -25,6 +25,8 @@ from sidecar.telemetry.health_families import health_source
 from sidecar.telemetry.histogram import Histogram
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.system import System
+from sidecar.telemetry.trace import Counts
+from sidecar.telemetry.trace_families import trace_source
 
 INTRODUCTION = """\
 # Metrics
@@ -111,6 +113,7 @@ async def page() -> str:
     collector.add(cache_source(Caching.unused(clock)))
     collector.add(redis_source(SharedStats()))
     collector.add(batch_source(Stats(), clock.now))
+    collector.add(trace_source(Counts()))
     families = Described()
     for _ in collector.collect(families):
         pass

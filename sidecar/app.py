@@ -59,6 +59,7 @@ from sidecar.telemetry.probes import Probe, probe_of
 from sidecar.telemetry.sink import Sink, file_sink, standard_output
 from sidecar.telemetry.system import System
 from sidecar.telemetry.trace import Tracer
+from sidecar.telemetry.trace_families import trace_source
 from sidecar.upstreams.kept import KeptPools, SpareContexts
 from sidecar.upstreams.pool import Upstream
 from sidecar.watching import Watching
@@ -185,8 +186,8 @@ class App:
         )
         self.breakers = Breakers(self.metrics, clock)
         self.collector.add(health_source(self.health))
-        if self._trace_export is not None:
-            self.collector.add(self._trace_export.source())
+        if self.tracer is not None:
+            self.collector.add(trace_source(self.tracer.counts))
         if self.caching.in_use:
             self.collector.add(cache_source(self.caching))
         if self.redis is not None:

@@ -95,6 +95,12 @@ class Collector:
             (),
             [((), self._access_log.dropped)],
         )
+        yield make.counter(
+            "access_log_lines_left_out",
+            "Requests that went well and are not logged, as `logging.sample` wants it.",
+            (),
+            [((), self._access_log.left_out)],
+        )
         yield make.info("build", "What is running.", self._build)
         for source in self._sources:
             yield from source(make)

@@ -106,6 +106,19 @@ Ended = Served | Attempt
 """What the exporter gets."""
 
 
+class Counts:
+    """What became of spans."""
+
+    __slots__ = ("dropped", "exported", "failed")
+
+    def __init__(self) -> None:
+        self.exported = 0
+        self.dropped = 0
+        """They found no room."""
+        self.failed = 0
+        """The collector did not take them."""
+
+
 class Tracer:
     """One per process, where `tracing.otlp` is set. Times are of `Clock.now()`."""
 
@@ -116,8 +129,7 @@ class Tracer:
         self._random = random.random
         self._ratio = ratio
         self._ended: deque[Ended] = deque()
-        self.dropped = 0
-        """Spans that found no room."""
+        self.counts = Counts()
         self.wake: Callable[[], object] = lambda: None
         """Called when a batch is there."""
 
@@ -224,7 +236,7 @@ class Tracer:
     def _add(self, ended: Ended) -> None:
         waiting = self._ended
         if len(waiting) >= MOST:
-            self.dropped += 1
+            self.counts.dropped += 1
             return
         waiting.append(ended)
         if len(waiting) == BATCH:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -19,11 +18,8 @@ from sidecar.telemetry.spans import Spans
 from sidecar.telemetry.trace import BATCH
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
-
     from sidecar.clock import Clock
     from sidecar.config.schema import Tracing
-    from sidecar.telemetry.families import Families, Source
     from sidecar.telemetry.trace import Ended, Tracer
 
 EVERY: Final = 1.0
@@ -57,9 +53,7 @@ class TraceExport:
         self._tracer = tracer
         self._clock = clock
         self._log = log
-        self.exported = 0
-        self.failed = 0
-        """Spans that the collector did not take."""
+        self._counts = tracer.counts
         self._troubled = False
         resource = Resource.create(
             {
@@ -88,24 +82,6 @@ class TraceExport:
         self._thread.join(CLOSE_SECONDS)
         self._exporter.shutdown()  # type: ignore[no-untyped-call] # which also ends the wait for another try
 
-    def source(self) -> Source:
-        """What `/metrics` says of it."""
-
-        def families(make: Families) -> Iterator[Metric]:
-            yield make.counter(
-                "trace_spans",
-                "Spans of sampled traces: exported; dropped, as too many waited; failed, as the collector "
-                "did not take them.",
-                ("outcome",),
-                [
-                    (("exported",), self.exported),
-                    (("dropped",), self._tracer.dropped),
-                    (("failed",), self.failed),
-                ],
-            )
-
-        return families
-
     def _run(self) -> None:
         while not self._closing:
             self._awake.wait(EVERY)
@@ -123,10 +99,10 @@ class TraceExport:
                 self._reason.last = repr(error)
                 taken = SpanExportResult.FAILURE
             if taken is SpanExportResult.SUCCESS:
-                self.exported += len(batch)
+                self._counts.exported += len(batch)
                 self._tell(troubled=False)
             else:
-                self.failed += len(batch)
+                self._counts.failed += len(batch)
                 self._tell(troubled=True)
 
     def _tell(self, *, troubled: bool) -> None:

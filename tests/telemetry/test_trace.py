@@ -154,7 +154,7 @@ def test_what_waits_is_bounded() -> None:
         traced = exchange()
         begun.begin(traced)
         finish(traced, 200, 1001.0, "done", NO_LAYERS)
-    assert begun.dropped == 7
+    assert begun.counts.dropped == 7
     assert woken == [0]
     taken = begun.take()
     assert len(taken) == MOST > BATCH
