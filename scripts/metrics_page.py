@@ -109,7 +109,7 @@ async def page() -> str:
     clock = SystemClock()
     metrics, system = Metrics(), System(clock)
     collector = Collector(metrics, clock=clock, system=system, access_log=AccessLog(None, clock), version="")
-    collector.add(health_source(Health(clock, metrics=metrics, system=system, probe=None)))
+    collector.add(health_source(Health(clock, system=system, probe=None)))
     collector.add(cache_source(Caching.unused(clock)))
     collector.add(redis_source(SharedStats()))
     collector.add(batch_source(Stats(), clock.now))

@@ -18,6 +18,7 @@ from sidecar.admin.dashboard_pages import Dashboard
 from sidecar.admin.fault_pages import FaultPages
 from sidecar.admin.feature_pages import FeaturePages
 from sidecar.admin.health_pages import HealthPages, MetricsPages
+from sidecar.admin.performance_pages import PerformancePages
 from sidecar.admin.system_pages import SystemPages
 from sidecar.alternates import pools
 from sidecar.batch import setup as batch
@@ -54,12 +55,15 @@ from sidecar.telemetry.config_families import config_source
 from sidecar.telemetry.correlation import Fields
 from sidecar.telemetry.health import Health
 from sidecar.telemetry.health_families import health_source
+from sidecar.telemetry.history import History, HistoryKeeper
 from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.own_checks import BatchCheck, RedisCheck, StoreQuestion, disk_checks, fault_checks
 from sidecar.telemetry.probes import Probe, probe_of
 from sidecar.telemetry.sink import Sink, file_sink, standard_output
 from sidecar.telemetry.system import System
 from sidecar.telemetry.trace import Tracer
 from sidecar.telemetry.trace_families import trace_source
+from sidecar.telemetry.upstream_checks import UpstreamChecks
 from sidecar.upstreams.kept import KeptPools, SpareContexts
 from sidecar.upstreams.pool import Upstream
 from sidecar.watching import Watching
@@ -84,6 +88,8 @@ Serving = Compiled | Split
 
 APP: Final = "app"
 """The upstream of policy files that name none, and of requests that no route matches."""
+STORE_PATIENCE: Final = 15.0
+"""Seconds that the batch store may take to answer a question: it may be taking in a large file just then."""
 LONGEST_TICK: Final = 1.0
 """Seconds between two looks for connections that have outlived their limits."""
 
@@ -163,20 +169,21 @@ class App:
             on_refused=self._refused,
         )
         self.system = System(clock)
-        self.system.watch_folder("ca", Path(config.ca.dir))
+        self.system.watch_folder("ca", Path(config.ca.dir), written=False)
+        if loaded.log_file is not None:
+            self.system.watch_folder("log", loaded.log_file.parent)
+        self.history = History(self.metrics, clock.now())
+        self._keeper = HistoryKeeper(self.history, clock)
         self.health = Health(
             clock,
-            metrics=self.metrics,
             system=self.system,
             probe=self._probe(),
             interval=config.app.health_interval,
             failures=config.app.health_failures,
             answers=self.metrics.upstream(APP).answers,
-            faults=self.services.state.faults.scopes,
-            shared_store=self.redis.stats if self.redis is not None else None,
             version=_version(),
-            configuration=self._configuration,
         )
+        self._add_checks()
         self.collector = Collector(
             self.metrics,
             clock=clock,
@@ -195,6 +202,7 @@ class App:
         self.dashboard = Dashboard(
             clock,
             metrics=self.metrics,
+            history=self.history,
             health=self.health,
             breakers=self.breakers,
             access_log=self.access_log,
@@ -202,6 +210,7 @@ class App:
         )
         self.batches: batch.Batches | None = None
         self.reloading = Reloading(self, source)
+        self.health.add_all(self.reloading.checks)
         self.flags.on_change = self.reloading.switched
         self.watching = Watching(self.reloading, source, clock) if source is not None else None
         self.collector.add(config_source(self.reloading.cells))
@@ -215,6 +224,15 @@ class App:
 
         dsn = config.sentry.dsn.get_secret_value()
         return FaultReport(dsn, self.clock, version=_version(), environment=config.environment)
+
+    def _add_checks(self) -> None:
+        """What `/health/detailed` shows besides the app and the event loop."""
+        health = self.health
+        health.add_all(UpstreamChecks(self.metrics, self.history, self.clock))
+        if self.redis is not None:
+            health.add(RedisCheck(self.redis.stats))
+        health.add_all(lambda: disk_checks(self.system))
+        health.add_all(fault_checks(self.services.state.faults.scopes))
 
     def _redis(self, loaded: Loaded) -> RedisServer | None:
         """What replicas share, where a Redis is configured and something is to be shared."""
@@ -344,9 +362,6 @@ class App:
         app = self.config.app
         return probe_of(app.url, app.health, timeout=app.health_timeout)
 
-    def _configuration(self) -> dict[str, dict[str, object]]:
-        return self.reloading.checks()
-
     def follow_features(self) -> None:
         """What is no part of a pipeline is switched, too."""
         self._configure_logs()
@@ -416,7 +431,8 @@ class App:
             authority=_authority(ingress),
         )
         if self.batches is not None:
-            self.health.batch_trouble = self.batches.reason
+            asked = self.health.poll(StoreQuestion(self.batches.ask), timeout=STORE_PATIENCE)
+            self.health.add(BatchCheck(self.batches.reason, asked))
             self.collector.add(batch_source(self.batches.runner.stats, self.clock.now))
             await self.batches.start()
         with binding("listen.admin", listen.admin):
@@ -430,7 +446,7 @@ class App:
             self.cache_control.warm(())
         self._ticker = asyncio.get_running_loop().create_task(self._tick(), name="tick")
         self.health.start()
-        self.dashboard.start()
+        self._keeper.start()
         self.health.open()
         self.reloading.keep_first()
         if self.watching is not None:
@@ -456,6 +472,7 @@ class App:
         yield self.dashboard
         yield HealthPages(self.health)
         yield SystemPages(self.health, self.system)
+        yield PerformancePages(self.metrics, self.history, self.health, self.clock)
         yield MetricsPages(self.collector, enabled=self.config.metrics.enabled)
         yield CachePages(lambda: self.cache_control if self.caching.in_use else None)
         yield BreakerPages(self.breakers)
@@ -507,6 +524,7 @@ class App:
             await self.redis.close()
         await self.health.close()
         await self.dashboard.close()
+        await self._keeper.close()
         await self.system.close()
         self.pools.close()
         await self.egress.close()

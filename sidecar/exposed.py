@@ -30,7 +30,7 @@ def exposing(
         request = exchange.request
         accept = b",".join(line.value for line in request.headers if line.name == b"accept")
         there = pages()
-        page = None if there is None else there.get(request.path, accept.decode("latin-1"))
+        page = None if there is None else await there.get(request.path, accept.decode("latin-1"))
         if page is None:
             return Response(503, [Line(b"Retry-After", b"1")], b"")
         return Response(

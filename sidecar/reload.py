@@ -17,16 +17,18 @@ from sidecar.egress_plane import authority_of, context_of
 from sidecar.history import History, directory_of
 from sidecar.listeners.binding import CannotStart
 from sidecar.rollout import Split
+from sidecar.telemetry.checks import CheckResult, Known
 from sidecar.telemetry.config_families import ConfigCells
 from sidecar.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Iterator, Mapping
 
     from sidecar.app import App
     from sidecar.config.load import Loaded, Source
     from sidecar.generation import Compiled
     from sidecar.listeners.authority import Authority
+    from sidecar.telemetry.checks import Check
 
 Result = Literal["applied", "started", "unchanged", "failed"]
 
@@ -330,40 +332,30 @@ class Reloading:
                 reason=str(error),
             )
 
-    def checks(self) -> dict[str, dict[str, object]]:
+    def checks(self) -> Iterator[Check]:
         """What health says of the configuration."""
         app = self._app
-        check: dict[str, object] = {
-            "status": "degraded" if self._bad else "healthy",
-            "required": False,
-            "generation": app.in_force.number,
-        }
-        if self._bad:
-            check["reason"] = f"the last good one serves: {self._bad[0]}"
-            if len(self._bad) > 1:
-                check["more_problems"] = len(self._bad) - 1
+        facts: dict[str, object] = {"generation": app.in_force.number}
+        if len(self._bad) > 1:
+            facts["more_problems"] = len(self._bad) - 1
         if self._wait:
-            check["restart_needed"] = list(self._wait)
+            facts["restart_needed"] = list(self._wait)
         if isinstance(app.current, Split):
             trial = app.current.trial
-            check["candidate"] = {
+            facts["candidate"] = {
                 "generation": app.current.new.number,
                 "so_far": trial.new.told(),
                 "beside": trial.old.told(),
             }
         if self._last_trial:
-            check["last_rollout"] = self._last_trial
-        found = {"configuration": check}
+            facts["last_rollout"] = self._last_trial
+        bad = f"the last good one serves: {self._bad[0]}" if self._bad else ""
+        yield Known("configuration", CheckResult("degraded" if bad else "healthy", bad, facts=facts))
         off = [row for row in app.flags.listed(app.in_force.loaded.config.features) if "reason" in row]
         if off:
-            found["features"] = {
-                "status": "degraded",
-                "required": False,
-                "reason": "switched by an operator: "
-                + ", ".join(f"{it['feature']} {'on' if it['on'] else 'off'}" for it in off),
-                "switched": off,
-            }
-        return found
+            switched = ", ".join(f"{it['feature']} {'on' if it['on'] else 'off'}" for it in off)
+            reason = f"switched by an operator: {switched}"
+            yield Known("features", CheckResult("degraded", reason, facts={"switched": off}))
 
 
 def _listener(old: Loaded, new: Loaded) -> tuple[str, ...]:

@@ -14,32 +14,32 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from aiohttp import web
 
-from sidecar.admin.figures import (
-    FAILED,
-    LIMITED,
-    STEP,
-    WINDOWS,
-    History,
-    RouteFigures,
-    UpstreamFigures,
-    route_windows,
-)
 from sidecar.admin.page import Page, problem_page
 from sidecar.admin.recent import Recent
 from sidecar.admin.route import EVENTS, TEXT, Answer, Route, problem
 from sidecar.admin.stream import HEADERS, events
 from sidecar.admin.troubles import troubles
 from sidecar.decisions.buckets import histogram_quantile
+from sidecar.telemetry.history import (
+    FAILED,
+    LIMITED,
+    STEP,
+    WINDOWS,
+    RouteFigures,
+    UpstreamFigures,
+    route_windows,
+    window_starts,
+)
 from sidecar.telemetry.log import get_logger
 from sidecar.telemetry.stamp import Stamp
 
 if TYPE_CHECKING:
     from sidecar.admin.breaker_pages import Breakers
     from sidecar.admin.config_pages import InForce
-    from sidecar.admin.figures import Reading
     from sidecar.clock import Clock
     from sidecar.telemetry.access_log import AccessLog
     from sidecar.telemetry.health import Health
+    from sidecar.telemetry.history import History, Reading
     from sidecar.telemetry.metrics import Metrics
 
 LIVE: Final = "/admin/events"
@@ -76,6 +76,7 @@ class Dashboard:
         clock: Clock,
         *,
         metrics: Metrics,
+        history: History,
         health: Health,
         breakers: Breakers,
         access_log: AccessLog,
@@ -88,30 +89,19 @@ class Dashboard:
         self._current = current
         self._stamp = Stamp()
         self._log = get_logger("sidecar.admin")
-        self.history = History(metrics, clock.now())
+        self._history = history
         self.recent = Recent(access_log)
         self.viewers = 0
         self._frame = b""
         self._made = asyncio.Event()
         """Set when there is a newer frame than those who wait have had; each frame has its own."""
-        self._keeper: asyncio.Task[None] | None = None
         self._sampler: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begins to keep the history."""
-        self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="dashboard history")
-
     async def close(self) -> None:
-        tasks = [task for task in (self._keeper, self._sampler) if task is not None]
-        self._keeper = self._sampler = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _keep(self) -> None:
-        while True:
-            await self._clock.sleep(STEP)
-            self.history.keep(self._clock.now())
+        sampler, self._sampler = self._sampler, None
+        if sampler is not None:
+            sampler.cancel()
+            await asyncio.gather(sampler, return_exceptions=True)
 
     # -- the page --------------------------------------------------------------------------------
 
@@ -190,7 +180,7 @@ class Dashboard:
     def state(self) -> dict[str, object]:
         """All figures of now, as plain values."""
         now = self._clock.now()
-        reading = self.history.read(now)
+        reading = self._history.read(now)
         routes, minute = self._routes(reading)
         upstreams = self._upstreams(reading)
         breakers = self._breakers.listed()
@@ -224,10 +214,10 @@ class Dashboard:
 
     def _routes(self, reading: Reading) -> tuple[list[dict[str, object]], list[dict[str, Any]]]:
         """Each route with its windows; and the last minute alone, for what is wrong."""
-        sparks = self.history.sparks()
+        sparks = self._history.sparks()
         shown: list[dict[str, object]] = []
         minute: list[dict[str, Any]] = []
-        for name, windows in route_windows(self.history, reading):
+        for name, windows in route_windows(reading, window_starts(self._history, reading)):
             cells = self._metrics.routes[name]
             upstream = self._metrics.upstreams.get(cells.upstream)
             requests, errors = sparks.get(name, ([], []))
@@ -257,7 +247,7 @@ class Dashboard:
 
     def _upstreams(self, reading: Reading) -> list[dict[str, Any]]:
         """The upstreams that the app calls, in the last minute."""
-        start = self.history.before(WINDOWS["1"], reading.at)
+        start = self._history.before(WINDOWS["1"], reading.at)
         seconds = max(reading.at - start.at, 1.0)
         shown = []
         for name, cells in self._metrics.upstreams.items():

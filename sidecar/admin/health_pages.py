@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from sidecar.admin.page import Page, json_page, problem_page
-from sidecar.admin.route import Answer, Route, Schema, in_json, problem, showing
+from sidecar.admin.route import Answer, Route, Schema, in_json, problem, showing, showing_late
 
 if TYPE_CHECKING:
     from sidecar.telemetry.collector import Collector
@@ -25,6 +26,10 @@ _CHECK: Final[Schema] = {
         "circuit_breaker": {"type": "string", "enum": ["closed", "half_open", "open"]},
         "mode": {"type": "string", "enum": ["shadow"], "description": "Of a breaker that refuses nothing."},
         "active": {"type": "array", "items": {"type": "string"}, "description": "Of injected faults: where."},
+        "attempts": {"type": "integer", "description": "Of an upstream, in the last minute."},
+        "failed": {"type": "integer", "description": "Of these, those that failed."},
+        "free_bytes": {"type": "integer", "description": "Of a disk."},
+        "used_percent": {"type": "number"},
         "lag_ms": {"type": "number"},
         "lag_max_ms": {"type": "number"},
     },
@@ -98,19 +103,20 @@ class MetricsPages:
     def routes(self) -> Iterator[Route]:
         text: Schema = {"type": "string"}
         exposition = Answer("The exposition.", {"text/plain": text, "application/openmetrics-text": text})
-        yield showing(
+        yield showing_late(
             "/metrics",
             self._metrics,
             "Metrics for Prometheus, in the format that Accept asks for.",
             {"200": exposition, "404": problem("Metrics are turned off.")},
         )
 
-    def _metrics(self, accept: str) -> Page:
+    async def _metrics(self, accept: str) -> Page:
         if not self._enabled:
             detail = "metrics are turned off, by metrics.enabled: false or the variable PROMETHEUS_ENABLED"
             return problem_page(404, "Not Found", detail)
-        body, content_type = self._collector.render(accept)
-        return Page(200, content_type, body)
+        # Counts are read on the event loop, which changes them; thousands of lines are written beside it.
+        exposition = self._collector.exposition(accept)
+        return Page(200, exposition.content_type, await asyncio.to_thread(exposition.write))
 
 
 def _probe(schema: Schema, no: str = "") -> dict[str, Answer]:

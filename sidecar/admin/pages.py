@@ -12,15 +12,17 @@ class Pages:
     """What is shown, and changes nothing. Pages that take more than a path and Accept are not among them."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self._by_path = {
-            route.path: route.page for route in routes if not route.acting and route.page is not None
-        }
+        shown = [route for route in routes if not route.acting]
+        self._now = {route.path: route.page for route in shown if route.page is not None}
+        self._late = {route.path: route.late_page for route in shown if route.late_page is not None}
 
     @property
     def paths(self) -> tuple[str, ...]:
-        return tuple(self._by_path)
+        return (*self._now, *self._late)
 
-    def get(self, path: str, accept: str = "") -> Page | None:
+    async def get(self, path: str, accept: str = "") -> Page | None:
         """The page at `path`, in the format that `Accept` asks for; None where there is none."""
-        page = self._by_path.get(path)
-        return None if page is None else page(accept)
+        if (page := self._now.get(path)) is not None:
+            return page(accept)
+        late = self._late.get(path)
+        return None if late is None else await late(accept)

@@ -66,6 +66,8 @@ class Route:
     """Parameters of the query, by name; a `description` in the schema becomes the parameter's."""
     page: Callable[[str], Page] | None = None
     """The answer as a value, by what Accept says, where it takes no more than that: for other listeners."""
+    late_page: Callable[[str], Awaitable[Page]] | None = None
+    """The same, where a part of it is made in a thread."""
 
     @property
     def acting(self) -> bool:
@@ -87,9 +89,24 @@ def showing(path: str, page: Callable[[str], Page], summary: str, answers: Mappi
     """The route of a page that is a value, made from what Accept asks for."""
 
     async def show(request: web.Request) -> Page:
-        return page(",".join(request.headers.getall("Accept", [])))
+        return page(_accept(request))
 
     return Route(method="GET", path=path, handler=show, summary=summary, answers=answers, page=page)
+
+
+def showing_late(
+    path: str, page: Callable[[str], Awaitable[Page]], summary: str, answers: Mapping[str, Answer]
+) -> Route:
+    """The same of a page that takes long to make, and is made beside the event loop."""
+
+    async def show(request: web.Request) -> Page:
+        return await page(_accept(request))
+
+    return Route(method="GET", path=path, handler=show, summary=summary, answers=answers, late_page=page)
+
+
+def _accept(request: web.Request) -> str:
+    return ",".join(request.headers.getall("Accept", []))
 
 
 def in_json(description: str, schema: Schema = OBJECT) -> Answer:

@@ -140,6 +140,11 @@ class Batches:
         jobs = self.runner.jobs.values()
         return self.trouble or next((job.store_trouble for job in jobs if job.store_trouble), "")
 
+    async def ask(self) -> None:
+        """Asks the store something, where it is open. Raises StoreFailed."""
+        if self._opened:
+            await self._store.batch("")
+
     # -- submitting ----------------------------------------------------------------------------
 
     async def submit(

@@ -41,6 +41,7 @@ def build(
     path = settings.path(loaded.directory)
     if path is None:
         return None
+    system.watch_folder("batch", path.parent)
     store = SqliteStore(path, clock.wall, settings.max_store)
     routes = {route.name: route for policy in loaded.policies for route in policy.routes}
     calls = Calls(route, routes, clock, ids, authority)

@@ -14,19 +14,18 @@ takes connections, or whose answers to real traffic keep coming, is at most degr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
+from sidecar.telemetry.checks import AsyncCheck, Check, CheckResult, Checks, Looked, Polled, Since, Status
 from sidecar.telemetry.log import get_logger
+from sidecar.telemetry.own_checks import LoopCheck
 from sidecar.telemetry.probes import Finding, Probe, Sign
 from sidecar.telemetry.stamp import Stamp
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock
-    from sidecar.telemetry.metrics import Metrics
     from sidecar.telemetry.system import System
-
-Status = Literal["healthy", "degraded", "unhealthy", "critical"]
 
 FAILURES = 3
 """Findings in a row, against the app, that make it fail, unless the configuration says another number."""
@@ -36,12 +35,15 @@ INTERVAL_IN_DOUBT = 1.0
 """Seconds between two probes of one that is not: it should be back in service soon after it is up."""
 INTERVAL_AT_START = 0.2
 """Seconds between two probes until the app has answered once."""
-LAG_DEGRADED = 1.0
-"""Seconds of event-loop lag, at worst in the last minute, that count as degraded."""
+NOTICE = 5.0
+"""Seconds between two looks at all checks, asked or not: it shows since when one has failed."""
 
 
 class AppCheck:
     """What the findings on the app add up to."""
+
+    name = "app"
+    required = True
 
     def __init__(self, failures: int = FAILURES) -> None:
         """`failures` in a row make it fail."""
@@ -52,6 +54,11 @@ class AppCheck:
         self.reason = "it has not answered yet"
         self.failures = 0
         """Findings against it, in a row."""
+        self.latency: float | None = None
+        """Seconds that the last probe took."""
+
+    def look(self) -> CheckResult:
+        return CheckResult(self.status, self.reason, self.latency)
 
     def judge(self, finding: Finding, *, flowing: bool) -> None:
         """Takes in one finding; `flowing` tells that real requests were answered since the last one."""
@@ -73,85 +80,84 @@ class AppCheck:
             self.status = "degraded"
 
 
-class _Since:
-    """When each check took on the status it has, in Unix seconds."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._known: dict[str, tuple[str, float]] = {}
-
-    def of(self, check: str, status: str) -> float:
-        known = self._known.get(check)
-        if known is None or known[0] != status:
-            known = self._known[check] = (status, self._clock.wall())
-        return known[1]
-
-
-class SharedStore(Protocol):
-    """What the Redis of the cache tells of itself."""
-
-    reason: str
-    """Why it is away; empty while it is there."""
-    latency: float
-    """Smoothed round-trip time in seconds."""
-
-
 class Health:
     """Probes the app beside the traffic, and tells what is known when asked.
 
     `probe` is None where no app is to be waited for: then ready needs only `open`. `answers` counts what
-    the app answered to real traffic so far (`UpstreamCells.answers`). `faults` names the places where faults
-    are injected.
+    the app answered to real traffic so far (`UpstreamCells.answers`). The app and the event loop are
+    checked always; all else registers itself: `add`, `add_all`, `poll`.
     """
 
     def __init__(
         self,
         clock: Clock,
         *,
-        metrics: Metrics,
         system: System,
         probe: Probe | None,
         answers: Callable[[], int] | None = None,
-        faults: Callable[[], list[str]] | None = None,
-        shared_store: SharedStore | None = None,
         version: str = "",
         interval: float = INTERVAL,
         failures: int = FAILURES,
-        configuration: Callable[[], dict[str, dict[str, object]]] = dict,
     ) -> None:
-        """`configuration`: checks of the configuration in force, by name."""
-        self._configuration = configuration
         self._clock = clock
-        self._metrics = metrics
         self._system = system
         self._probe = probe
         self._answers = answers
-        self._faults = faults
-        self._shared_store = shared_store
         self._version = version
         self._app = AppCheck(failures)
         self._interval = interval
-        self._latency: float | None = None
         self._opened = False
         self._draining = False
-        self.batch_trouble: Callable[[], str] | None = None
-        """What is wrong with the store of batches, where there may be batches; empty: nothing."""
-        self._since = _Since(clock)
+        self._checks: list[Checks] = []
+        self._polled: list[Polled] = []
+        self._since = Since(clock)
         self._started = clock.now()
         self._stamp = Stamp()
-        self._task: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
+        self._noticing: asyncio.Task[None] | None = None
         self._log = get_logger("sidecar.health")
         self.answered = asyncio.Event()
         """Set once the app has answered; at once where no app is probed."""
         if probe is None:
             self.answered.set()
+        self.add_all(lambda: (self._app,) if self._probe is not None else ())
+        self.add(LoopCheck(system))
+
+    # -- what is checked -----------------------------------------------------------------------
+
+    def add(self, check: Check) -> None:
+        """Looks at `check` too, from now on. No two may have the same name."""
+        self.add_all(lambda: (check,))
+
+    def add_all(self, checks: Checks) -> None:
+        """Looks at whatever `checks` gives when a report is made."""
+        self._checks.append(checks)
+
+    def poll(self, check: AsyncCheck, *, timeout: float) -> Polled:
+        """Asks `check` now and then, once started, for `timeout` seconds at most; gives what can be added."""
+        polled = Polled(check, self._clock, timeout=timeout)
+        self._polled.append(polled)
+        return polled
+
+    def look(self) -> dict[str, Looked]:
+        """Every check by name."""
+        return {
+            check.name: Looked(check.required, check.look()) for checks in self._checks for check in checks()
+        }
 
     # -- life ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begins to probe the app."""
+        """Begins to probe the app, and to ask what must be asked."""
+        self._noticing = asyncio.get_running_loop().create_task(self._notice(), name="health checks")
+        for polled in self._polled:
+            polled.start()
+        self._start_probe()
+
+    def _start_probe(self) -> None:
         if self._probe is not None:
-            self._task = asyncio.get_running_loop().create_task(self._run(self._probe), name="health probe")
+            loop = asyncio.get_running_loop()
+            self._probing = loop.create_task(self._run(self._probe), name="health probe")
 
     @property
     def probing(self) -> bool:
@@ -159,12 +165,17 @@ class Health:
 
     async def watch(self, probe: Probe | None) -> None:
         """From now on the app is probed like this; what is known of it stays until that says otherwise."""
-        await self.close()
+        await self._end_probe()
         self._probe = probe
         if probe is None:
             self.answered.set()
-        else:
-            self.start()
+        self._start_probe()
+
+    async def _end_probe(self) -> None:
+        await _ended(self._probing)
+        self._probing = None
+        if self._probe is not None:
+            await self._probe.close()
 
     def open(self) -> None:
         """The listeners take requests."""
@@ -175,12 +186,15 @@ class Health:
         self._draining = True
 
     async def close(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        if self._probe is not None:
-            await self._probe.close()
+        await self._end_probe()
+        await _ended(self._noticing)
+        for polled in self._polled:
+            await polled.close()
+
+    async def _notice(self) -> None:
+        while True:
+            self._since.note(self.look())
+            await self._clock.sleep(NOTICE)
 
     async def _run(self, probe: Probe) -> None:
         app = self._app
@@ -191,11 +205,12 @@ class Health:
                 finding = await probe()
             except Exception as error:  # noqa: BLE001 # a status must not stand still because a probe broke
                 finding = Finding(Sign.DEAD, f"the probe failed: {error!r}")
-            self._latency = self._clock.now() - before
+            app.latency = self._clock.now() - before
             last, answers = answers, self._count()
             was = app.status
             app.judge(finding, flowing=answers > last)
-            self._since.of("app", app.status)
+            if app.status != was:
+                self._since.note(self.look())
             if app.answered and not self.answered.is_set():
                 self.answered.set()
             elif app.answered and app.status != was:
@@ -219,103 +234,75 @@ class Health:
 
     def ready(self) -> tuple[bool, str]:
         """Whether traffic should come here; if not, why."""
+        return self._ready(self.look())
+
+    def _ready(self, looked: Mapping[str, Looked]) -> tuple[bool, str]:
         if self._draining:
             return False, "draining"
         if not self._opened:
             return False, "starting"
-        if self._probe is not None and self._app.status == "unhealthy":
-            return False, f"the app: {self._app.reason}"
+        for name, (required, found) in looked.items():
+            if required and found.status == "unhealthy":
+                return False, f"the {name}: {found.reason}"
         return True, ""
 
     def status(self) -> Status:
-        return self._overall(self.checks())
+        return overall(self.look())
 
     def report(self, *, detailed: bool = False) -> dict[str, object]:
         """What `/health` says; `detailed` adds the figures behind it."""
-        checks = self.checks()
-        ready, reason = self.ready()
-        report: dict[str, object] = {"status": self._overall(checks), "ready": ready}
+        looked = self.look()
+        since = self._since.note(looked)
+        ready, reason = self._ready(looked)
+        report: dict[str, object] = {"status": overall(looked), "ready": ready}
         if reason:
             report["reason"] = reason
         report["version"] = self._version
         report["uptime_seconds"] = round(self._clock.now() - self._started, 3)
         if not detailed:
-            report["checks"] = {name: {"status": check["status"]} for name, check in checks.items()}
+            report["checks"] = {name: {"status": it.result.status} for name, it in looked.items()}
             return report
-        for name, check in checks.items():
-            check["since"] = self._stamp(self._since.of(name, str(check["status"])))
-        report["checks"] = checks
-        system = self._system
+        report["checks"] = {name: _members(it, self._stamp(since[name])) for name, it in looked.items()}
+        last = self._system.last
         report["system"] = {
-            "cpu_percent": system.last.cpu_percent,
-            "memory_percent": system.last.memory_percent,
-            "resident_bytes": system.last.process_resident,
-            "open_fds": system.last.process_files,
-            "threads": system.last.process_threads,
+            "cpu_percent": last.cpu_percent,
+            "memory_percent": last.memory_percent,
+            "resident_bytes": last.process_resident,
+            "open_fds": last.process_files,
+            "threads": last.process_threads,
         }
         return report
 
-    def checks(self) -> dict[str, dict[str, object]]:
-        """Every check by name."""
-        now = self._clock.now()
-        checks: dict[str, dict[str, object]] = {}
-        if self._probe is not None:
-            app = self._app
-            checks["app"] = {"status": app.status, "required": True}
-            if self._latency is not None:
-                checks["app"]["latency_ms"] = round(self._latency * 1000, 3)
-            if app.reason:
-                checks["app"]["reason"] = app.reason
-        for scope, cells in self._metrics.breakers.items():
-            state = cells.breaker.state(now).value
-            check: dict[str, object] = {
-                "status": "healthy" if state == "closed" else "degraded",
-                "required": False,
-                "circuit_breaker": state,
-            }
-            if state != "closed":
-                check["reason"] = f"its circuit breaker is {state.replace('_', '-')}"
-            if cells.mode != "enforce":
-                check["mode"] = cells.mode
-            checks[f"upstream:{scope}"] = check
-        store = self._shared_store
-        if store is not None:
-            checks["redis"] = {"status": "degraded" if store.reason else "healthy", "required": False}
-            if store.reason:
-                checks["redis"]["reason"] = store.reason
-            else:
-                checks["redis"]["latency_ms"] = round(store.latency * 1000, 3)
-        if self.batch_trouble is not None:
-            trouble = self.batch_trouble()
-            checks["batch"] = {"status": "degraded" if trouble else "healthy", "required": False}
-            if trouble:
-                checks["batch"]["reason"] = trouble
-        active = self._faults() if self._faults is not None else []
-        if active:
-            checks["faults"] = {
-                "status": "degraded",
-                "required": False,
-                "reason": "faults are injected on purpose",
-                "active": active,
-            }
-        checks |= self._configuration()
-        lag = self._system.lag_max
-        checks["event_loop"] = {
-            "status": "degraded" if lag >= LAG_DEGRADED else "healthy",
-            "required": False,
-            "lag_ms": round(self._system.lag * 1000, 3),
-            "lag_max_ms": round(lag * 1000, 3),
-        }
-        return checks
 
-    def _overall(self, checks: dict[str, dict[str, object]]) -> Status:
-        if self._probe is not None and self._app.status == "unhealthy":
-            breakers = [
-                "closed" if "mode" in check else check["circuit_breaker"]
-                for check in checks.values()
-                if "circuit_breaker" in check
-            ]
-            return "critical" if breakers and "closed" not in breakers else "unhealthy"
-        if any(check["status"] != "healthy" for check in checks.values()):
-            return "degraded"
-        return "healthy"
+async def _ended(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def overall(looked: Mapping[str, Looked]) -> Status:
+    """The status of the whole.
+
+    A required check that fails makes it `unhealthy`, and `critical` where no upstream would be called either:
+    each one's circuit breaker keeps requests out. Anything else that is not healthy makes it `degraded`.
+    """
+    if any(required and result.status == "unhealthy" for required, result in looked.values()):
+        breakers = [
+            "closed" if "mode" in result.facts else result.facts["circuit_breaker"]
+            for _, result in looked.values()
+            if "circuit_breaker" in result.facts
+        ]
+        return "critical" if breakers and "closed" not in breakers else "unhealthy"
+    if any(result.status != "healthy" for _, result in looked.values()):
+        return "degraded"
+    return "healthy"
+
+
+def _members(looked: Looked, since: str) -> dict[str, object]:
+    required, result = looked
+    members: dict[str, object] = {"status": result.status, "required": required, "since": since}
+    if result.latency is not None:
+        members["latency_ms"] = round(result.latency * 1000, 3)
+    if result.reason:
+        members["reason"] = result.reason
+    return {**members, **result.facts}

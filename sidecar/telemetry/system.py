@@ -40,6 +40,8 @@ class Disk(NamedTuple):
     free: int
     """For us: what is reserved for root is not in it."""
     writable: bool
+    written: bool = True
+    """Whether we write there while serving."""
 
     @property
     def percent(self) -> float:
@@ -78,7 +80,7 @@ class System:
         self._cgroup = cgroup if cgroup is not None else Cgroup()
         self._tasks: list[asyncio.Task[None]] = []
         self._lags: deque[float] = deque([0.0], maxlen=BEATS_REMEMBERED)
-        self._folders: dict[str, Path] = {}
+        self._folders: dict[str, tuple[Path, bool]] = {}
         self._counted: tuple[float, float] | None = None
         """When the CPU time of the container was read, and what it was."""
         self.started = self._process.create_time()
@@ -100,9 +102,12 @@ class System:
         """The largest lag of the last minute, in seconds."""
         return max(self._lags)
 
-    def watch_folder(self, use: str, folder: Path) -> None:
-        """Samples the space where `folder` is, or is to be, from now on; `use` is its name in reports."""
-        self._folders[use] = folder
+    def watch_folder(self, use: str, folder: Path, *, written: bool = True) -> None:
+        """Samples the space where `folder` is, or is to be, from now on; `use` is its name in reports.
+
+        `written` is false of what is only read while serving.
+        """
+        self._folders[use] = (folder, written)
 
     async def sample(self) -> None:
         """Looks once, in a thread. What cannot be read leaves the last sample as it is."""
@@ -166,7 +171,9 @@ class System:
             process_threads=threads,
             process_files=process.num_fds(),
             container=container,
-            disks={use: _disk(folder) for use, folder in tuple(self._folders.items())},
+            disks={
+                use: _disk(folder, written=written) for use, (folder, written) in tuple(self._folders.items())
+            },
         )
 
     def _share(self, limit: float, used: float | None, otherwise: float) -> float:
@@ -180,9 +187,10 @@ class System:
         return min(100.0 * max(used - last[1], 0.0) / (now - last[0]) / limit, 100.0)
 
 
-def _disk(folder: Path) -> Disk:
+def _disk(folder: Path, *, written: bool) -> Disk:
     """Of the folder, or of the nearest one above it that is there already. Raises OSError."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     space = os.statvfs(folder)
-    return Disk(space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize, os.access(folder, os.W_OK))
+    writable = os.access(folder, os.W_OK)
+    return Disk(space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize, writable, written)

@@ -65,6 +65,10 @@ class UpstreamCells:
         durations.seconds += seconds
 
     @property
+    def bounds(self) -> tuple[float, ...]:
+        return self._succeeded.bounds
+
+    @property
     def durations(self) -> dict[Verdict, Histogram]:
         return {_OK: self._succeeded, **self._others}
 

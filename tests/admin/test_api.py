@@ -27,9 +27,11 @@ from sidecar.decisions.breaker import Breaker, State
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.collector import Collector
 from sidecar.telemetry.health import Health
+from sidecar.telemetry.history import History
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.probes import Finding, Sign
 from sidecar.telemetry.system import System
+from sidecar.telemetry.upstream_checks import UpstreamChecks
 
 parse_openmetrics: Callable[[str], Iterator[Metric]] = openmetrics_parser.text_string_to_metric_families
 LOOPBACK = Address("127.0.0.1", 0)
@@ -55,7 +57,9 @@ class Admin:
         system = System(clock)
         self.metrics = Metrics()
         self.probe = Switch()
-        self.health = Health(clock, metrics=self.metrics, system=system, probe=self.probe, version="1.2.3")
+        self.health = Health(clock, system=system, probe=self.probe, version="1.2.3")
+        self.history = History(self.metrics, clock.now())
+        self.health.add_all(UpstreamChecks(self.metrics, self.history, clock))
         self.collector = Collector(
             self.metrics, clock=clock, system=system, access_log=AccessLog(None, clock), version="1.2.3"
         )

@@ -35,6 +35,7 @@ class Place:
         self.dashboard = Dashboard(
             self.admin.clock,
             metrics=self.admin.metrics,
+            history=self.admin.history,
             health=self.admin.health,
             breakers=self.admin.breakers,
             access_log=self.log,

@@ -122,6 +122,9 @@ class Sidecar(Program):
         await super().start()
         try:
             await until_connects(self.port)
+            # It is bound last; and a test may have moved it.
+            if f":{self.admin_port}" in (self.folder / "sidecar.yaml").read_text():
+                await until_connects(self.admin_port)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.output.read_text()[-3000:]}") from None
 

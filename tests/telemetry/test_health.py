@@ -12,13 +12,15 @@ from sidecar.telemetry.health import (
     INTERVAL,
     INTERVAL_AT_START,
     INTERVAL_IN_DOUBT,
-    LAG_DEGRADED,
     AppCheck,
     Health,
 )
+from sidecar.telemetry.history import History
 from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.own_checks import LAG_DEGRADED, RedisCheck, fault_checks
 from sidecar.telemetry.probes import Finding, Sign
 from sidecar.telemetry.system import System
+from sidecar.telemetry.upstream_checks import UpstreamChecks
 from tests.support.clock import ManualClock
 
 P, X, B, S, F, D = Sign.PASSED, Sign.ODD, Sign.BUSY, Sign.SILENT, Sign.FAILED, Sign.DEAD
@@ -92,12 +94,19 @@ class Ward:
         self.answers = 0
         self.health = Health(
             self.clock,
-            metrics=self.metrics,
             system=self.system,
             probe=probe,
             answers=lambda: self.answers,
             version="1.2.3",
         )
+        self.history = History(self.metrics, self.clock.now())
+        self.health.add_all(UpstreamChecks(self.metrics, self.history, self.clock))
+
+    def check(self, name: str) -> dict[str, Any]:
+        """As the detailed report has it."""
+        report: dict[str, Any] = self.health.report(detailed=True)
+        found: dict[str, Any] = report["checks"][name]
+        return found
 
     def breaker(self, name: str, state: State) -> None:
         breaker = Breaker()
@@ -239,7 +248,7 @@ async def test_a_breaker_in_shadow_mode_keeps_nobody_out() -> None:
     ward.breaker("app", State.OPEN)
     ward.metrics.breakers["app"].mode = "shadow"
     await ward.clock.advance(0)
-    check = ward.health.checks()["upstream:app"]
+    check = ward.check("upstream:app")
     assert (check["status"], check["mode"]) == ("degraded", "shadow")
     assert ward.health.status() == "unhealthy"
     await ward.health.close()
@@ -263,9 +272,11 @@ class Store:
 async def test_a_redis_that_is_away_is_degraded(reason: str, check: dict[str, object]) -> None:
     """It is optional: the sidecar goes on, and is ready."""
     ward = Ward()
-    ward.health._shared_store = Store(reason)
+    ward.health.add(RedisCheck(Store(reason)))
     ward.health.open()
-    assert ward.health.checks()["redis"] == check
+    found = ward.check("redis")
+    assert found.pop("since")
+    assert found == check
     assert (ward.health.status(), ward.health.ready()[0]) == (check["status"], True)
 
 
@@ -274,10 +285,10 @@ async def test_injected_faults_are_seen() -> None:
     ward = Ward()
     ward.health.open()
     active: list[str] = []
-    ward.health._faults = lambda: active
-    assert "faults" not in ward.health.checks()
+    ward.health.add_all(fault_checks(lambda: active))
+    assert "faults" not in ward.health.look()
     active.append("route geocode")
-    assert ward.health.checks()["faults"]["active"] == ["route geocode"]
+    assert ward.check("faults")["active"] == ["route geocode"]
     assert (ward.health.status(), ward.health.ready()[0]) == ("degraded", True)
 
 

@@ -1,11 +1,13 @@
 """What the metrics counted, as values that can be set side by side: what came in between is a window.
 
 The history keeps a reading every `STEP` seconds for the longest window, whether or not anybody looks: who
-opens the dashboard does so because of the last minutes. A route without traffic shares its reading before.
+opens the dashboard does so because of the last minutes. `/monitoring/performance` and the checks of the
+upstreams read the same. A route without traffic shares its reading before.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -16,6 +18,7 @@ from sidecar.decisions.verdict import Verdict
 from sidecar.telemetry.histogram import Histogram
 
 if TYPE_CHECKING:
+    from sidecar.clock import Clock
     from sidecar.telemetry.metrics import Metrics, RouteCells, UpstreamCells
 
 STEP: Final = 5.0
@@ -55,6 +58,20 @@ class RouteFigures(NamedTuple):
             _less(self.buckets, before.buckets),
             _less_by_name(self.fallbacks, before.fallbacks),
             _less_by_name(self.shadow, before.shadow),
+        )
+
+    def plus(self, other: RouteFigures) -> RouteFigures:
+        """Both together."""
+        return RouteFigures(
+            self.requests + other.requests,
+            self.errors + other.errors,
+            self.refused + other.refused,
+            self.hits + other.hits,
+            self.looked_up + other.looked_up,
+            self.degraded + other.degraded,
+            _more(self.buckets, other.buckets),
+            _more_by_name(self.fallbacks, other.fallbacks),
+            _more_by_name(self.shadow, other.shadow),
         )
 
 
@@ -98,7 +115,7 @@ class History:
             now,
             {name: _same(_route(it), last.routes.get(name)) for name, it in self._metrics.routes.items()},
             {
-                name: _same(_upstream(it), last.upstreams.get(name))
+                name: _same(upstream_figures(it), last.upstreams.get(name))
                 for name, it in self._metrics.upstreams.items()
             },
         )
@@ -122,12 +139,35 @@ class History:
         }
 
 
+class HistoryKeeper:
+    """Takes the readings of a history between `start` and `close`."""
+
+    def __init__(self, history: History, clock: Clock) -> None:
+        self._history = history
+        self._clock = clock
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="history")
+
+    async def close(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await self._clock.sleep(STEP)
+            self._history.keep(self._clock.now())
+
+
 _Figures = TypeVar("_Figures", RouteFigures, UpstreamFigures)
-_NO_ROUTE: Final = RouteFigures()
+NO_ROUTE: Final = RouteFigures()
 
 
 def _of(reading: Reading, name: str) -> RouteFigures:
-    return reading.routes.get(name, _NO_ROUTE)
+    return reading.routes.get(name, NO_ROUTE)
 
 
 def _same(figures: _Figures, before: _Figures | None) -> _Figures:
@@ -157,7 +197,8 @@ def _route(cells: RouteCells) -> RouteFigures:
     )
 
 
-def _upstream(cells: UpstreamCells) -> UpstreamFigures:
+def upstream_figures(cells: UpstreamCells) -> UpstreamFigures:
+    """What the cells of an upstream hold now."""
     verdicts = {verdict.value: count for verdict, count in cells.attempts().items() if count}
     return UpstreamFigures(verdicts, tuple(Histogram.sum_of(list(cells.durations.values())).buckets))
 
@@ -168,6 +209,16 @@ def _less(after: Sequence[int], before: Sequence[int]) -> tuple[int, ...]:
     return tuple(a - b for a, b in zip(after, before, strict=True))
 
 
+def _more(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    if not one or not other:
+        return tuple(one or other)
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
+def _more_by_name(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+
+
 def _less_by_name(after: Mapping[str, int], before: Mapping[str, int]) -> Mapping[str, int]:
     if after == before:
         return _NONE
@@ -175,11 +226,18 @@ def _less_by_name(after: Mapping[str, int], before: Mapping[str, int]) -> Mappin
     return {name: count for name, count in counts.items() if count}
 
 
+def window_starts(history: History, reading: Reading) -> dict[str, Reading]:
+    """The reading at which each window begins that ends with `reading`."""
+    return {name: history.before(seconds, reading.at) for name, seconds in WINDOWS.items()}
+
+
 def route_windows(
-    history: History, reading: Reading
+    reading: Reading, starts: Mapping[str, Reading]
 ) -> Iterator[tuple[str, dict[str, tuple[RouteFigures, float]]]]:
-    """Each route, with what came in each window, and how many seconds that window really has."""
-    starts = {name: history.before(seconds, reading.at) for name, seconds in WINDOWS.items()}
+    """Each route, with what came in each window, and how many seconds that window really has.
+
+    Readings do not change: any thread may do this.
+    """
     for name, figures in reading.routes.items():
         yield (
             name,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from sidecar.admin.figures import STEP, History, RouteFigures, route_windows
+from sidecar.telemetry.history import STEP, History, RouteFigures, route_windows, window_starts
 from sidecar.telemetry.metrics import Metrics
 
 
 def minute(history: History, now: float) -> tuple[RouteFigures, float]:
-    [(_, windows)] = route_windows(history, history.read(now))
+    reading = history.read(now)
+    [(_, windows)] = route_windows(reading, window_starts(history, reading))
     return windows["1"]
 
 
