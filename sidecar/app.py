@@ -362,6 +362,9 @@ class App:
         app = self.config.app
         return probe_of(app.url, app.health, timeout=app.health_timeout)
 
+    def _takes_batches(self) -> bool:
+        return self.flags.effective(self.config.features).batch
+
     def follow_features(self) -> None:
         """What is no part of a pipeline is switched, too."""
         self._configure_logs()
@@ -477,7 +480,7 @@ class App:
         yield CachePages(lambda: self.cache_control if self.caching.in_use else None)
         yield BreakerPages(self.breakers)
         yield FaultPages(self.services.state.faults, production=production)
-        yield BatchPages(self.batches, self.clock)
+        yield BatchPages(self.batches, self.clock, self._takes_batches)
         yield ConfigPages(lambda: self.in_force, self.reloading.reload)
         yield FeaturePages(self.flags, lambda: self.in_force.loaded.config.features)
 

@@ -266,12 +266,15 @@ class Reloading:
         app = self._app
         current = app.current
         if isinstance(current, Split):
-            current.old = replace(
-                app.compile(current.old.loaded, current.old.number), since=current.old.since
+            old, new = current.parts
+            anew = Split(
+                replace(app.compile(old.loaded, old.number), since=old.since),
+                replace(app.compile(new.loaded, new.number, f"@{new.number}"), since=new.since),
+                current.rule,
+                app.clock,
             )
-            new = current.new
-            current.new = replace(app.compile(new.loaded, new.number, f"@{new.number}"), since=new.since)
-            app.serve(current)
+            anew.trial = current.trial
+            app.serve(anew)
         else:
             self._recompile()
         app.follow_features()

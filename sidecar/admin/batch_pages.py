@@ -113,7 +113,11 @@ def options_of(query: Mapping[str, str], defaults: Options) -> tuple[Options, bo
 class BatchPages:
     """The pages; `batches` is None where there are none: `batch.store: off`."""
 
-    def __init__(self, batches: Batches | None, clock: Clock) -> None:
+    def __init__(
+        self, batches: Batches | None, clock: Clock, taking: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`taking`: whether new batches are taken; what is there goes on."""
+        self._taking = taking
         self._batches = batches
         self._clock = clock
 
@@ -190,6 +194,8 @@ class BatchPages:
         return guarded
 
     async def _submit(self, request: web.Request, batches: Batches) -> Page:
+        if not self._taking():
+            return problem_page(409, "Conflict", "the feature batch is switched off (GET /admin/features)")
         try:
             options, skip = options_of(request.query, batches.defaults)
         except ValueError as error:

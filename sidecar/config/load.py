@@ -171,7 +171,7 @@ def _variables(file: Path) -> tuple[dict[str, str], Problem | None]:
     for binding in parse_stream(io.StringIO(text)):
         if binding.error or (binding.key is not None and binding.value is None):
             mend = "write NAME=value"
-            origin = Origin(str(file), binding.original.line)
+            origin = Origin(str(file), binding.original.line, 1)
             return {}, Problem(origin, "", f"not a variable ({mend})")
         if binding.key is not None:
             variables[binding.key] = binding.value or ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,3 +192,19 @@ def test_nextvisions_requests_find_their_routes(
     method, path = request_line.split()
     index = Matcher(route.match for route in routes).match(method, b"127.0.0.1:8080", path, ())
     assert (None if index is None else routes[index].name) == route
+
+
+@pytest.mark.parametrize("which", ["sidecar", "policy"])
+def test_the_schema_that_editors_read_is_current(which: str) -> None:
+    """`sidecar schema sidecar > schema/sidecar.schema.json` after a change, and the same for policy."""
+    written = (ROOT / "schema" / f"{which}.schema.json").read_text(encoding="utf-8")
+    assert written == json.dumps(json_schema(which), indent=2) + "\n"
+
+
+@pytest.mark.parametrize(("which", "file"), SHIPPED, ids=[file.name for _, file in SHIPPED])
+def test_shipped_files_name_their_schema(which: str, file: Path) -> None:
+    """In the line that the YAML language server looks for."""
+    first = file.read_text(encoding="utf-8").partition("\n")[0]
+    found = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", first)
+    assert found is not None
+    assert (file.parent / found[1]).resolve() == ROOT / "schema" / f"{which}.schema.json"
