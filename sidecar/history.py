@@ -20,8 +20,8 @@ import yaml
 from sidecar.config.load import Loaded, Source
 from sidecar.config.problems import SECRET, ConfigError
 from sidecar.config.references import digest
-from sidecar.config.schema import Config
-from sidecar.config.validate import secrets_of
+from sidecar.config.schema import Config, PolicyFile
+from sidecar.config.validate import is_secret
 from sidecar.telemetry.stamp import Stamp
 
 _SUFFIX: Final = ".json"
@@ -166,7 +166,7 @@ def without_secrets(text: str) -> tuple[str, list[str]]:
 def _is_secret(path: str) -> bool:
     if path.startswith("environments."):
         path = path.split(".", 2)[-1]
-    return path in secrets_of(Config) or path.startswith(("inject.query.", "inject.headers."))
+    return is_secret(Config, path) or is_secret(PolicyFile, path)
 
 
 def difference(before: Mapping[str, str], after: Mapping[str, str], names: tuple[str, str]) -> Iterator[str]:

@@ -118,12 +118,16 @@ def test_secrets_are_found_wherever_they_may_stand() -> None:
     text, keys = without_secrets(
         "environments:\n  production:\n    cache: {redis: redis://:pw@h}\n"
         "inject:\n  headers:\n    Authorization: >\n      Bearer\n      abc\n  query: {key: '${KEY}'}\n"
-        "admin: {token: ''}\n"
+        "admin: {token: ''}\ntracing: {headers: {Authorization: Basic abc}}\n"
     )
     assert "pw" not in text
     assert "abc" not in text
     assert "${KEY}" in text
-    assert keys == ["environments.production.cache.redis", "inject.headers.Authorization"]
+    assert keys == [
+        "environments.production.cache.redis",
+        "inject.headers.Authorization",
+        "tracing.headers.Authorization",
+    ]
 
 
 def test_an_unknown_one_is_said_to_be_unknown(history: History) -> None:

@@ -18,6 +18,8 @@ _AT_START: Final = (
     "expose",
     "ca",
     "metrics",
+    "tracing",
+    "sentry",
     "batch",
     "history",
     "cache.redis",

@@ -22,7 +22,7 @@ from sidecar.config.positions import Items, Node, Scalar, Tree, read, value
 from sidecar.config.problems import SECRET, ConfigError, Origin, Problem, in_order
 from sidecar.config.references import References, digest
 from sidecar.config.schema import Config
-from sidecar.config.validate import origins, secrets_of, validate
+from sidecar.config.validate import is_secret, origins, validate
 
 USUAL: Final = "sidecar.yaml"
 """What is read when no file is named."""
@@ -355,7 +355,7 @@ def _overrides(env: Mapping[str, str], sets: Sequence[str], app: str | None, fou
             found.problems.append(
                 Problem(Origin("--set"), name, f"environments cannot be set from outside ({mend})")
             )
-        elif name in secrets_of(Config) and "${" not in text:
+        elif is_secret(Config, name) and "${" not in text:
             mend = f"write --set '{name}=${{NAME}}' and set the variable, or ${{file:/path}}"
             found.problems.append(
                 Problem(Origin("--set"), name, f"all who see the list of processes could read it ({mend})")
@@ -377,7 +377,7 @@ def _override(tree: Tree, variable: str, text: str, found: _Findings) -> Tree:
         mend = "set the key itself, for example SIDECAR__LOGGING__LEVEL=debug"
         found.problems.append(Problem(origin, path, f"environments cannot be set from outside ({mend})"))
         return tree
-    if path in secrets_of(Config):
+    if is_secret(Config, path):
         return _with(tree, path, Scalar(text, replace(origin, secret=True), path))
     return _with(tree, path, value(text, origin, path))
 

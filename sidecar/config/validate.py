@@ -180,11 +180,20 @@ def secrets_of(model: type[Model]) -> frozenset[str]:
             below = model_in(field.annotation)
             if below is not None:
                 visit(below, f"{prefix}{key}.")
-            elif field.annotation is SecretStr or SecretStr in get_args(field.annotation):
+            elif _holds_secrets(field.annotation):
                 found.add(f"{prefix}{key}")
 
     visit(model, "")
     return frozenset(found)
+
+
+def is_secret(model: type[Model], path: str) -> bool:
+    """Whether a key of `model` is a secret, or is part of one."""
+    return any(f"{path}.".startswith(f"{key}.") for key in secrets_of(model))
+
+
+def _holds_secrets(annotation: Any) -> bool:
+    return annotation is SecretStr or any(_holds_secrets(inner) for inner in get_args(annotation))
 
 
 @cache
