@@ -24,7 +24,9 @@ LABEL org.opencontainers.image.title="nextvision-sidecar" \
 # A fixed number, so that volumes and `runAsNonRoot` can name it.
 RUN groupadd --gid 10001 sidecar \
     && useradd --uid 10001 --gid sidecar --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin sidecar \
-    && install -d -o sidecar -g sidecar -m 0700 /etc/sidecar/.sidecar
+    && install -d -o sidecar -g sidecar -m 0700 /etc/sidecar/.sidecar \
+    && install -d -o sidecar -g sidecar -m 0755 /bundle
+# A new volume at /bundle takes over its owner: `sidecar ca --bundle /bundle/bundle.pem` is for the app to read.
 COPY --from=build /opt/sidecar /opt/sidecar
 WORKDIR /etc/sidecar
 COPY sidecar.yaml ./

@@ -11,6 +11,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 LOCKED := $(VENV)/locked.stamp
 READY := $(VENV)/ready.stamp
 BENCH_READY := $(VENV)/bench.stamp
+DEPLOY_READY := $(VENV)/deploy.stamp
 STEP := @printf '\n== %s\n'
 
 # Nothing of the caller's Python leaks in.
@@ -42,6 +43,10 @@ $(BENCH_READY): $(READY) requirements/bench.lock
 	@$(PIP) install --require-hashes --only-binary :all: -r requirements/bench.lock
 	@touch $@
 
+$(DEPLOY_READY): $(READY) requirements/deploy.lock
+	@$(PIP) install --require-hashes --only-binary :all: -r requirements/deploy.lock
+	@touch $@
+
 demo: $(READY) ## real traffic with and without the sidecar, side by side; ARGS=--once ends after the table
 	@$(PY) -m sidecar demo $(ARGS)
 
@@ -52,7 +57,7 @@ pytest: $(READY) ## the tests alone; ARGS goes to pytest
 	$(STEP) 'tests: pytest on $(JOBS) processes'
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-all: $(READY) ## the tests that need programs of the system (curl, node, npm); says what is missing
+test-all: $(DEPLOY_READY) ## the tests that need programs of the system (curl, node, npm); says what is missing
 	@$(PY) scripts/system_programs.py
 	$(STEP) 'tests with programs of the system: pytest -m system'
 	@$(PY) -m pytest -m system $(ARGS)

@@ -15,7 +15,8 @@ compile() { # compile NAME SOURCE...
 }
 
 compile dev pyproject.toml --extra demo --extra otel --extra sentry --group dev --group build "$@"
-# The others are subsets of it, but for what only the benchmark needs: same versions everywhere.
+# The others are subsets of it, but for what only the benchmark and the checks of deploy/ need: same versions everywhere.
 compile run pyproject.toml --constraint requirements/dev.lock
 compile build --group build --constraint requirements/dev.lock
 compile bench pyproject.toml --extra demo --extra bench --constraint requirements/dev.lock "$@"
+compile deploy --group deploy --constraint requirements/dev.lock "$@"
