@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sidecar.decisions.buckets import STANDARD as BOUNDS
 from sidecar.egress import UNLISTED
 from sidecar.generation import UNMATCHED
 
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
 APP: Final = "app"
 """The upstream of `app.url`."""
-MEASURABLE: Final = 0.9 * BOUNDS[-1]
-"""Seconds: `histogram_quantile` never says more than the last bound, so no threshold may reach it."""
+MEASURABLE: Final = 0.9
+"""Of the last bound: `histogram_quantile` never says more than that, so no threshold may reach it."""
 NEAR: Final = 0.8
 """Share of a deadline, or of a limit, that is near enough to tell somebody."""
 LONGEST_CALL: Final = 10.0
@@ -57,6 +56,8 @@ class Facts:
     namespace: str
     routes: tuple[RouteFacts, ...]
     upstreams: tuple[UpstreamFacts, ...]
+    bounds: tuple[float, ...]
+    """Of the buckets of histograms, in seconds."""
     connections: int
     """Client connections of each listener, at most."""
     breakers: bool
@@ -85,12 +86,13 @@ class Facts:
 
 def facts_of(loaded: Loaded) -> Facts:
     """The facts of a configuration that was loaded."""
+    bounds = loaded.config.metrics.buckets
     egress = [policy for policy in loaded.policies if policy.direction == "egress"]
     ingress = [policy for policy in loaded.policies if policy.direction == "ingress"]
-    routes = [_route(route, external=False) for policy in ingress for route in policy.routes]
+    routes = [_route(route, bounds, external=False) for policy in ingress for route in policy.routes]
     routes.append(_plain(UNMATCHED, external=False))
     for policy in egress:
-        routes += [_route(route, external=True) for route in policy.routes]
+        routes += [_route(route, bounds, external=True) for route in policy.routes]
         routes.append(_plain(f"{policy.name}/{UNMATCHED}", external=True))
     if loaded.egress is not None:
         routes.append(_plain(UNLISTED, external=True))
@@ -103,7 +105,8 @@ def facts_of(loaded: Loaded) -> Facts:
     return Facts(
         namespace=loaded.config.metrics.namespace,
         routes=tuple(routes),
-        upstreams=tuple(_upstream(policy) for policy in egress),
+        upstreams=tuple(_upstream(policy, bounds) for policy in egress),
+        bounds=bounds,
         connections=loaded.config.limits.connections,
         breakers=any(it.circuit_breaker is not None for it in holders),
         budgets=any(retry.budget is not None for retry in retries),
@@ -114,17 +117,17 @@ def facts_of(loaded: Loaded) -> Facts:
     )
 
 
-def near(seconds: float) -> float:
-    """The threshold for what may take `seconds`."""
-    return min(round(NEAR * seconds, 3), MEASURABLE)
+def near(seconds: float, bounds: Sequence[float]) -> float:
+    """The threshold for what may take `seconds`, as far as buckets with these bounds can tell."""
+    return min(round(NEAR * seconds, 3), MEASURABLE * bounds[-1])
 
 
-def _route(route: Route, *, external: bool) -> RouteFacts:
+def _route(route: Route, bounds: Sequence[float], *, external: bool) -> RouteFacts:
     itself = route.respond is not None
     return RouteFacts(
         name=route.name,
         external=external,
-        slow=near(route.deadline) if route.deadline is not None and not itself else None,
+        slow=near(route.deadline, bounds) if route.deadline is not None and not itself else None,
         cached=route.cache is not None and not itself,
         falls_back=route.fallback is not None and not itself,
         answers_itself=itself,
@@ -136,11 +139,11 @@ def _plain(name: str, *, external: bool) -> RouteFacts:
     return RouteFacts(name, external, None, cached=False, falls_back=False, answers_itself=False)
 
 
-def _upstream(policy: PolicyFile) -> UpstreamFacts:
+def _upstream(policy: PolicyFile, bounds: Sequence[float]) -> UpstreamFacts:
     hosts = policy.hosts
     several = policy.upstream is None and len(hosts) > 1
     names = tuple(f"{policy.name}/{host}" for host in hosts) if several else (policy.name,)
-    return UpstreamFacts(policy.name, names, near(_longest(policy.routes)))
+    return UpstreamFacts(policy.name, names, near(_longest(policy.routes), bounds))
 
 
 def _longest(routes: Iterable[Route]) -> float:

@@ -179,7 +179,6 @@ def variable(name: str, label: str, series: str) -> Json:
         "type": "query",
         "datasource": _SOURCE,
         "query": {"query": query, "refId": "values"},
-        "definition": query,
         "refresh": 2,
         "sort": 1,
         "multi": True,

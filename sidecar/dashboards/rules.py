@@ -12,9 +12,8 @@ from typing import Final
 
 from sidecar.dashboards import figures, sidecar_alerts
 from sidecar.dashboards.alert import Alert, Case, bucket_above, growing, histogram, steady
-from sidecar.dashboards.facts import Facts, UpstreamFacts
+from sidecar.dashboards.facts import MEASURABLE, Facts, UpstreamFacts
 from sidecar.dashboards.promql import one_of, seconds
-from sidecar.decisions.buckets import STANDARD as BOUNDS
 
 JOB: Final = "sidecar"
 """The name of the scrape job, unless another is given."""
@@ -77,18 +76,20 @@ def _answers(facts: Facts) -> Iterator[Alert]:
         Case(failing, {"route": name}, well, value="25%"),
     )
     durations = f"{ns}_api_request_duration_seconds"
+    slow = min(2.0, MEASURABLE * facts.bounds[-1])
     yield Alert(
         "SlowResponses",
-        f"histogram_quantile(0.95, sum by (le) (rate({durations}_bucket{{{clients}}}[5m]))) > 2",
+        f"histogram_quantile(0.95, sum by (le) (rate({durations}_bucket{{{clients}}}[5m])))"
+        f" > {seconds(slow)}",
         "5m",
         "warning",
-        "p95 of all answers to clients is above 2 s",
-        "Of the answers to clients in the last 5 minutes, 5 % took longer than 2 s.",
+        f"p95 of all answers to clients is above {seconds(slow)} s",
+        f"Of the answers to clients in the last 5 minutes, 5 % took longer than {seconds(slow)} s.",
         "See which route it is on the dashboard of routes; a slow provider shows among the upstreams.",
         Case(
-            histogram(durations, f'route="{name}"', BOUNDS, bucket_above(BOUNDS, 2), 60),
+            histogram(durations, f'route="{name}"', facts.bounds, bucket_above(facts.bounds, slow), 60),
             {},
-            histogram(durations, f'route="{name}"', BOUNDS, BOUNDS[0], 60),
+            histogram(durations, f'route="{name}"', facts.bounds, facts.bounds[0], 60),
         ),
     )
     for threshold, names in facts.by_threshold():
@@ -103,9 +104,9 @@ def _answers(facts: Facts) -> Iterator[Alert]:
             f"{seconds(threshold)} s: the next step are 504s.",
             "What is slow: the app, or an upstream it waits for? Only then: is the deadline too short?",
             Case(
-                histogram(durations, first, BOUNDS, bucket_above(BOUNDS, threshold), 60),
+                histogram(durations, first, facts.bounds, bucket_above(facts.bounds, threshold), 60),
                 {"route": names[0]},
-                histogram(durations, first, BOUNDS, BOUNDS[0], 60),
+                histogram(durations, first, facts.bounds, facts.bounds[0], 60),
             ),
             {"threshold": f"{seconds(threshold)}s"},
         )
@@ -158,6 +159,23 @@ def _not_answering_themselves(facts: Facts) -> str:
 
 
 def _cache(facts: Facts) -> Iterator[Alert]:
+    if facts.redis:
+        redis = f"{facts.namespace}_redis_connected"
+        yield Alert(
+            "RedisCacheDown",
+            f"{redis} == 0",
+            "2m",
+            "warning",
+            "{{ $labels.instance }} has no Redis",
+            "No request fails for it: each replica goes on with the cache in its own memory, and shared rate "
+            "limits count by replica.",
+            "Is the Redis there, and reached from the sidecar? GET /health/detailed says why it is away.",
+            Case(
+                {f'{redis}{{instance="a:9901"}}': steady(0)},
+                {"instance": "a:9901"},
+                {f'{redis}{{instance="a:9901"}}': steady(1)},
+            ),
+        )
     cached = facts.cached()
     if not cached:
         return
@@ -361,9 +379,9 @@ def _calls_of(facts: Facts, upstream: UpstreamFacts) -> Iterator[Alert]:
         "Of the calls in the last 5 minutes, 5 % took nearly as long as an attempt may.",
         "Is it the provider (its status page) or the way there? A slow_call breaker would spare the wait.",
         Case(
-            histogram(durations, labels, BOUNDS, bucket_above(BOUNDS, upstream.slow), 60),
+            histogram(durations, labels, facts.bounds, bucket_above(facts.bounds, upstream.slow), 60),
             {"upstream": name},
-            histogram(durations, labels, BOUNDS, BOUNDS[0], 60),
+            histogram(durations, labels, facts.bounds, facts.bounds[0], 60),
         ),
         {"policy": upstream.policy},
     )

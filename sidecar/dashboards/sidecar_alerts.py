@@ -24,8 +24,24 @@ def alerts(facts: Facts, job: str) -> Iterator[Alert]:
         "Is the process there? Its last log lines say why it ended; exit code 2 is the configuration.",
         Case({up: steady(0)}, {"job": job, "instance": "a:9901"}, {up: steady(1)}),
     )
+    yield _app_down(facts)
     yield from _machine(facts)
     yield from _process(facts)
+
+
+def _app_down(facts: Facts) -> Alert:
+    status = f"{facts.namespace}_health_check_status"
+    app = f'{status}{{instance="a:9901",check="app"}}'
+    return Alert(
+        "APIDown",
+        f'{status}{{check="app"}} >= 2',
+        "1m",
+        "critical",
+        "The app behind {{ $labels.instance }} is down",
+        "It refuses connections, or says itself that it is not well. One that is merely busy does not count.",
+        "Is its process there? Its own log says why it ended; GET /health/detailed what the probe got.",
+        Case({app: steady(2)}, {"instance": "a:9901", "check": "app"}, {app: steady(1)}),
+    )
 
 
 def _machine(facts: Facts) -> Iterator[Alert]:
@@ -46,6 +62,14 @@ def _machine(facts: Facts) -> Iterator[Alert]:
             "3m",
             "memory",
             "Whose is it? The sidecar's is process_resident_memory_bytes; cache.memory bounds the cache.",
+        ),
+        (
+            "HighDiskUsage",
+            "system_disk_usage_percent",
+            85,
+            "10m",
+            "disk",
+            "What grows there? Logs that nobody rotates, mostly.",
         ),
     ):
         gauge = f"{ns}_{metric}"

@@ -9,9 +9,10 @@ import pytest
 from sidecar.config.load import Loaded, load
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {"NEXTVISION_ENV": "production", "REDIS_URL": "redis://valkey"}
 
 
 @pytest.fixture
 def shipped() -> Loaded:
-    """The configuration as it is shipped, in production, with nothing from outside."""
-    return load(ROOT / "sidecar.yaml", {"NEXTVISION_ENV": "production"})
+    """The configuration as it is shipped, in production, with a Redis."""
+    return load(ROOT / "sidecar.yaml", ENVIRONMENT)

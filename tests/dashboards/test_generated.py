@@ -16,7 +16,7 @@ from sidecar.config.load import Loaded, load
 from sidecar.dashboards import rules
 from sidecar.dashboards.facts import Facts, facts_of
 from sidecar.dashboards.files import generate
-from tests.support.processes import Sidecar, TinyApp
+from tests.support.processes import Sidecar, TinyApp, free_port
 
 ROOT = Path(__file__).parents[2]
 SUFFIXES = {
@@ -47,7 +47,7 @@ def expressions(made: dict[str, str]) -> list[str]:
         if name.endswith(".json"):
             board = json.loads(text)
             found += [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-            found += [it["definition"] for it in board["templating"]["list"] if "definition" in it]
+            found += [it["query"]["query"] for it in board["templating"]["list"] if it["type"] == "query"]
         elif name.endswith(".rules.yml"):
             groups = yaml.safe_load(text)["groups"]
             found += [rule["expr"] for group in groups for rule in group["rules"]]
@@ -70,6 +70,7 @@ async def test_every_query_names_metrics_that_a_scrape_has(tmp_path: Path) -> No
     sidecar = Sidecar(tmp_path, app.port, ca={"dir": "ca"}, metrics={"namespace": "shop"})
     config = yaml.safe_load((tmp_path / "sidecar.yaml").read_text())
     config["listen"]["egress"] = "127.0.0.1:0"
+    config["cache"] = {"redis": f"redis://127.0.0.1:{free_port()}"}
     config["policies"] = [str(ROOT / "policies/*.yaml")]
     (tmp_path / "sidecar.yaml").write_text(yaml.safe_dump(config))
     made = generate(load(tmp_path / "sidecar.yaml", {}))
