@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,10 @@ def test_what_the_manifests_set_is_known(tmp_path: Path) -> None:
     [sidecar] = [it for it in pod()["initContainers"] if it["name"] == "sidecar"]
     for arguments in (sidecar["args"], read(COMPOSE)["services"]["sidecar"]["command"]):
         sets = [it.removeprefix("--set=") for it in arguments if it.startswith("--set=")]
-        loaded = load(ROOT / "sidecar.yaml", {**ENVIRONMENT, "SIDECAR_ADMIN_TOKEN": "t"}, sets)
+        loaded = load(
+            ROOT / "sidecar.yaml", {**ENVIRONMENT, "SIDECAR_ADMIN_TOKEN": secrets.token_hex(32)}, sets
+        )
         assert str(loaded.config.listen.ingress) == "0.0.0.0:8080"
+        assert loaded.config.batch.store is not None
+        assert ".sidecar/" in str(loaded.config.batch.store)  # the volume: all else is read-only
         assert [str(it) for it in loaded.config.listen.intercept] == ["127.0.0.1:443"]
