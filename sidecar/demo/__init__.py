@@ -13,11 +13,14 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from sidecar.demo.acts import ACTS, Result, perform
+from sidecar.demo.acts import ACTS as APP_ACTS
+from sidecar.demo.acts import Result, perform
 from sidecar.demo.load import Payloads, trickle
 from sidecar.demo.processes import DemoError, Stage, examples
+from sidecar.demo.provider_acts import PROVIDER_ACTS
 from sidecar.demo.table import HEADING, NOTE, addresses, rows
 
+ACTS = (*APP_ACTS, *PROVIDER_ACTS)
 NEEDED = {
     "fastapi": "fastapi",
     "uvicorn": "uvicorn",
@@ -30,8 +33,9 @@ NEEDED = {
 def run(once: bool) -> int:
     """Runs the acts; then, unless `once`, keeps everything running until Ctrl-C.
 
-    Returns the exit code: 0; 1 when the sidecar's clients saw more failures than the others in any
-    act, or a process did not start or end as it should; 2 when the demo's packages are not installed.
+    Returns the exit code: 0; 1 when the sidecar's clients saw more failures than the others in any act, or
+    a wrong answer that was not marked, or when a process did not start or end as it should; 2 when the demo's
+    packages are not installed.
     """
     missing = [name for module, name in NEEDED.items() if find_spec(module) is None]
     if missing:
@@ -81,12 +85,17 @@ async def _run(once: bool) -> list[str]:
 
 
 def _worse(results: list[Result]) -> list[str]:
-    """The acts in which the sidecar did harm."""
-    return [
+    """The acts in which the sidecar did harm, or did not keep what it promises."""
+    worse = [
         f'in "{result.act.title}" clients of the sidecar saw {result.beside.failures} failures, '
         f"the others {result.bare.failures}"
         for result in results
         if result.beside.failures > result.bare.failures
+    ]
+    return worse + [
+        f'in "{result.act.title}" {result.beside.wrong} answers of the sidecar were wrong and did not say so'
+        for result in results
+        if result.beside.wrong
     ]
 
 

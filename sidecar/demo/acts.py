@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 RATE = 100.0
 """Requests a second to each side."""
 
+Prepare = Callable[["Stage", list[Call]], Awaitable[list[Call]]]
+"""Sets the scene for these calls; returns them with their truths."""
 Script = Callable[["Stage"], Awaitable[str]]
 """Breaks things while the traffic flows; returns what there is to say about it."""
 
@@ -31,6 +33,9 @@ class Act:
     traffic: Callable[[Payloads, int], Call] = Payloads.matching
     until_closed: bool = False
     """Goes on, after the traffic, until the sidecar's breakers are closed again."""
+    rate: float = RATE
+    prepare: Prepare | None = None
+    """Comes before the traffic, and finds out what its answers are while all is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +53,18 @@ class Result:
     breaker: dict[str, int]
     """Transitions, by the state entered."""
     still_open: bool
+    fallbacks: dict[str, int]
+    """By the rung that answered."""
 
 
 async def perform(act: Act, stage: Stage, payloads: Payloads) -> Result:
     """Plays one act to both sides at once."""
+    calls = [act.traffic(payloads, number) for number in range(int(act.rate * act.seconds))]
+    if act.prepare is not None:
+        calls = await act.prepare(stage, calls)
     before, received = Counts(await stage.metrics()), stage.received()
     sides = [Clients(url, act.patience, stage.clock) for url in (stage.bare_url, stage.sidecar_url)]
-    calls = [act.traffic(payloads, number) for number in range(int(RATE * act.seconds))]
-    load = asyncio.create_task(arrive(sides, calls, RATE, stage.clock))
+    load = asyncio.create_task(arrive(sides, calls, act.rate, stage.clock))
     try:
         said = await act.script(stage)
         await load
@@ -80,6 +89,7 @@ async def perform(act: Act, stage: Stage, payloads: Payloads) -> Result:
         after.since(before, "nextvision_cache_operations_total", "outcome"),
         after.since(before, "nextvision_circuit_breaker_transitions_total", "to"),
         after.any_open,
+        after.since(before, "nextvision_fallbacks_total", "rung"),
     )
 
 

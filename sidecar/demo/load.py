@@ -21,11 +21,31 @@ JSON = "application/json"
 READING = "/api/v3/intelligent-matching"
 
 
+Told = tuple[object, ...]
+"""What an answer comes down to: score, confidence, distance, and whom it is about."""
+
+
 class Call(NamedTuple):
     method: str
     path: str
     body: bytes = b""
     content_type: str = JSON
+    cold: bool = False
+    """About an address that nobody has asked for before."""
+    truth: Told | None = None
+    """What the answer comes down to while all is well, where that was found out."""
+
+
+def told(content: bytes) -> Told:
+    """What the answer to a matching comes down to. Raises `ValueError` or `LookupError` for anything else."""
+    answer = json.loads(content)
+    results = answer["matching_results"]
+    return (
+        results["total_score"],
+        results["confidence"],
+        answer["transport_intelligence"]["distance_km"],
+        answer["candidate_summary"]["name"],
+    )
 
 
 class Payloads:
@@ -59,6 +79,21 @@ class Payloads:
         """The usual mix, with one in 25 a CV to be read by OpenAI."""
         return self.cv() if number % 25 == 12 else self.matching(number)
 
+    def places(self, number: int, street: str = "Rue Jamais Vue") -> Call:
+        """Matchings about nine addresses, over and over; one in ten about an address that is new."""
+        cold = number % 10 == 9
+        address = f"{number} {street}, Lyon" if cold else f"{number % 10} Rue Connue, Paris"
+        body = json.dumps({**self._asked, "job_address": address}).encode()
+        return Call("POST", f"/api/v1/matching/candidate/c{number}", body, cold=cold)
+
+    def places_later(self, number: int) -> Call:
+        """The same, with other new addresses."""
+        return self.places(number, "Rue Encore Neuve")
+
+    def cvs(self, number: int) -> Call:
+        """CVs to be read by OpenAI, each by itself."""
+        return self.cv()
+
     def asked_again(self, number: int) -> Call:
         """Twenty questions, asked over and over; each time with other white space in the JSON."""
         body = json.dumps(self._asked, indent=number % 3 or None).encode()
@@ -80,6 +115,10 @@ class Measured:
     """By what the client saw."""
     calls: int = 0
     """Requests that the app received meanwhile."""
+    wrong: int = 0
+    """Answers that are not what they are while all is well, and do not say so."""
+    marked: int = 0
+    """Answers that say by `Sidecar-Degraded` that they were made without something."""
 
     @property
     def failures(self) -> int:
@@ -110,8 +149,12 @@ class Clients:
             async with self._http.request(
                 call.method, self._url + call.path, data=call.body or None, headers=headers
             ) as reply:
-                await reply.read()
+                content = await reply.read()
                 failure = "" if reply.status == 200 else f"status {reply.status}"
+                if not failure and "Sidecar-Degraded" in reply.headers:
+                    self.measured.marked += 1
+                elif not failure and call.truth is not None and told(content) != call.truth:
+                    self.measured.wrong += 1
         except TimeoutError:
             failure = "no answer in time"
         except aiohttp.ClientConnectorError:
@@ -123,6 +166,14 @@ class Clients:
             self.measured.failed[failure + what] += 1
         else:
             self.measured.seconds.append(self._clock.now() - due)
+
+    async def ask(self, call: Call) -> tuple[bytes, bool]:
+        """What a 200 holds, and whether it is marked. Raises aiohttp.ClientError, TimeoutError."""
+        headers = {"Content-Type": call.content_type}
+        async with self._http.request(
+            call.method, self._url + call.path, data=call.body, headers=headers, raise_for_status=True
+        ) as reply:
+            return await reply.read(), "Sidecar-Degraded" in reply.headers
 
     async def close(self) -> None:
         await self._http.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import struct
@@ -39,6 +40,15 @@ def examples() -> Path:
         if (folder / "nextvision_app.py").is_file():
             return folder
     raise DemoError("the sample app is missing: reinstall the package, or run this in a clone")
+
+
+def policies() -> Path:
+    """The folder with the shipped policies: in the wheel, or beside the package in a clone."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "_policies", package.parent / "policies"):
+        if (folder / "google-maps.yaml").is_file():
+            return folder
+    raise DemoError("the policies are missing: reinstall the package, or run this in a clone")
 
 
 def free_ports(wanted: int, random: SystemRandom) -> list[int]:
@@ -155,7 +165,7 @@ class Stage:
     def __init__(self, directory: Path, sample: Path) -> None:
         self.clock = SystemClock()
         self.directory = directory
-        providers, bare, beside, ingress, admin = free_ports(5, SystemRandom())
+        providers, bare, beside, ingress, admin, egress = free_ports(6, SystemRandom())
         self.providers_url = f"http://{HOST}:{providers}"
         self.bare_url = f"http://{HOST}:{bare}"
         """The app that clients reach without the sidecar."""
@@ -163,13 +173,20 @@ class Stage:
         """The app that the sidecar stands beside."""
         self.sidecar_url = f"http://{HOST}:{ingress}"
         self.admin_url = f"http://{HOST}:{admin}"
+        self.egress_url = f"http://{HOST}:{egress}"
+        """Where the app beside the sidecar makes its own calls."""
+        calls = [self._policy(name) for name in ("google-maps", "openai")]
         self.configuration = directory / "sidecar.yaml"
         self.configuration.write_text(
             yaml.safe_dump(
                 {
                     "app": {"url": self.beside_url},
-                    "listen": {"ingress": f"{HOST}:{ingress}", "admin": f"{HOST}:{admin}"},
-                    "policies": [str(sample / "demo-policies.yaml")],
+                    "listen": {
+                        "ingress": f"{HOST}:{ingress}",
+                        "egress": f"{HOST}:{egress}",
+                        "admin": f"{HOST}:{admin}",
+                    },
+                    "policies": [str(sample / "demo-policies.yaml"), *calls],
                     "logging": {"format": "json", "level": "info"},
                     "limits": {"drain": "5s"},
                 }
@@ -178,10 +195,9 @@ class Stage:
         )
         environment = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
         environment["NO_PROXY"] = environment["no_proxy"] = HOST
-        app_environment = {
-            **environment,
-            "NEXTVISION_MAPS_BASE": f"{self.providers_url}/maps/api",
-            "OPENAI_API_BASE": f"{self.providers_url}/v1",
+        providers_of = {
+            "without": (self.providers_url, self.providers_url),
+            "with": (f"{self.egress_url}/google-maps", f"{self.egress_url}/openai"),
         }
         self.providers = Process(
             "the fake providers",
@@ -197,7 +213,11 @@ class Stage:
                     *(str(sample / "nextvision_app.py"), "--host", HOST, "--port", str(port)),
                     *("--count-file", str(self._count_file(name))),
                 ],
-                app_environment,
+                {
+                    **environment,
+                    "NEXTVISION_MAPS_BASE": f"{providers_of[name][0]}/maps/api",
+                    "OPENAI_API_BASE": f"{providers_of[name][1]}/v1",
+                },
                 f"http://{HOST}:{port}/health",
                 directory / f"app-{name}.log",
             )
@@ -211,6 +231,16 @@ class Stage:
             directory / "sidecar.log",
         )
         self.http: aiohttp.ClientSession | None = None
+
+    def _policy(self, name: str) -> str:
+        """The shipped policy of a provider, for the fake one; its breaker probes soon after an act."""
+        text = (policies() / f"{name}.yaml").read_text("utf-8")
+        # As text: PyYAML takes the key `on` for a truth value.
+        text = re.sub(r"(?m)^upstream: .*$", f"upstream: {self.providers_url}", text)
+        text = re.sub(r"(?m)^    (open_for|open_max): .*$", r"    \1: 1s", text)
+        path = self.directory / f"{name}.yaml"
+        path.write_text(text, "utf-8")
+        return str(path)
 
     @property
     def processes(self) -> tuple[Process, ...]:

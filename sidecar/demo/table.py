@@ -26,19 +26,21 @@ REASONS = {
 HEADING = f"""\
 The same requests, at the same moments, to two copies of the sample app: one alone, one behind the sidecar.
 
-{"":32}{"requests":>9}{"failures":>10}{"p50":>10}{"p95":>10}{"calls to the app":>19}
-{"-" * 90}"""
+{"":26}{"requests":>9}{"failures":>10}{"wrong":>7}{"marked":>8}{"p50":>10}{"p95":>10}{"calls to the app":>19}
+{"-" * 99}"""
 
 NOTE = """\
-Failures: what clients saw, anything but a 200. p50 and p95: of the requests that were answered, from the
-moment each should have been sent. Measured just now, on this machine, with all processes sharing it."""
+Failures: what clients saw, anything but a 200. Wrong: a 200 that is not what it is while all is well, and
+does not say so; "-" where that was not looked at. Marked: it says by `Sidecar-Degraded` what it was made
+without. p50 and p95: of the requests that were answered, from the moment each should have been sent.
+Measured just now, on this machine, with all processes sharing it."""
 
 
 def rows(result: Result) -> str:
     lines = [
         result.act.title,
-        _row("without the sidecar", result.bare),
-        _row("with the sidecar", result.beside),
+        _row("without the sidecar", result.bare, judged=result.act.prepare is not None),
+        _row("with the sidecar", result.beside, judged=result.act.prepare is not None),
         textwrap.fill(
             " ".join([result.said, *_story(result)]), WIDTH, initial_indent="    ", subsequent_indent="    "
         ),
@@ -47,10 +49,11 @@ def rows(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _row(name: str, measured: Measured) -> str:
+def _row(name: str, measured: Measured, *, judged: bool) -> str:
+    wrong = measured.wrong if judged else "-"
     return (
-        f"  {name:<30}{measured.requests:>9}{measured.failures:>10}{_time(measured.percentile(0.5)):>10}"
-        f"{_time(measured.percentile(0.95)):>10}{measured.calls:>19}"
+        f"  {name:<24}{measured.requests:>9}{measured.failures:>10}{wrong:>7}{measured.marked:>8}"
+        f"{_time(measured.percentile(0.5)):>10}{_time(measured.percentile(0.95)):>10}{measured.calls:>19}"
     )
 
 
@@ -63,6 +66,8 @@ def _time(seconds: float) -> str:
 def _story(result: Result) -> list[str]:
     """What the sidecar did, as its metrics tell; then why the failures that are left had to be."""
     story = []
+    if result.act.prepare is not None:
+        return _truths(result)
     if result.retries:
         causes = ", ".join(
             f"{count} {REASONS.get(reason, reason)}" for reason, count in sorted(result.retries.items())
@@ -91,6 +96,20 @@ def _story(result: Result) -> list[str]:
     return story
 
 
+def _truths(result: Result) -> list[str]:
+    """What became of the answers while a provider was away."""
+    bare, beside = result.bare, result.beside
+    right = beside.requests - beside.failures - beside.wrong - beside.marked
+    story = [
+        f"Without the sidecar {bare.wrong} of {bare.requests} answers were wrong, and nothing told.",
+        f"With it {right} were as ever, {beside.marked} say what they were made without, "
+        + (f"and {beside.wrong} lied." if beside.wrong else "and none lied."),
+    ]
+    if stood_in := sum(result.fallbacks.values()):
+        story.append(f"{stood_in} calls of the app were answered by a fallback.")
+    return story
+
+
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
@@ -101,6 +120,8 @@ def addresses(stage: Stage, sample: Path) -> str:
     return f"""
 Everything goes on running, with five requests a second through the sidecar. Ctrl-C ends it. Try:
 
+  # the dashboard, in a browser
+  {stage.admin_url}/
   # a request through the sidecar, and past it
   curl -d {request} -H 'Content-Type: application/json' {stage.sidecar_url}/api/v1/matching/candidate/c1
   curl -d {request} -H 'Content-Type: application/json' {stage.beside_url}/api/v1/matching/candidate/c1

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
 ROOT = Path(__file__).resolve().parents[2]
-ROW = re.compile(r"^  (without|with) the sidecar +(\d+) +(\d+) +(\S+(?: s| ms)|-) +(\S+(?: s| ms)|-) +(\d+)$")
+TIME = r"(\S+(?: s| ms)|-)"
+ROW = re.compile(rf"^  (without|with) the sidecar +(\d+) +(\d+) +(\d+|-) +(\d+) +{TIME} +{TIME} +(\d+)$")
 SHORTENED = """
 import sys
 from sidecar import demo
@@ -48,11 +49,16 @@ def test_the_demo_ends_well_and_prints_its_table() -> None:
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     rows = [match for line in done.stdout.splitlines() if (match := ROW.match(line))]
-    assert [row[1] for row in rows] == ["without", "with"] * 6, done.stdout
+    assert [row[1] for row in rows] == ["without", "with"] * 9, done.stdout
     failures = [int(row[3]) for row in rows]
     without, beside = failures[::2], failures[1::2]
     assert all(few <= many for many, few in zip(without, beside, strict=True)), done.stdout
-    assert all(many > 0 for many in without[1:]), done.stdout
+    assert all(many > 0 for many in without[1:6]), done.stdout
+    wrong, marked = ([row[column] for row in rows] for column in (4, 5))
+    assert wrong[:12] == ["-"] * 12, done.stdout
+    assert all(int(count) > 0 for count in wrong[12::2]), "without the sidecar the app lies"
+    assert [int(count) for count in wrong[13::2]] == [0] * 3, done.stdout
+    assert all(int(count) > 0 for count in marked[13::2]), done.stdout
     assert sum(beside) < sum(without) / 4, done.stdout
     told = " ".join(done.stdout.split())
     assert re.search(r"The sidecar repeated \d+ attempts: .*after a refused connection", told), done.stdout
