@@ -27,7 +27,6 @@ MARKS = [
 ]
 HOST = "api.provider.example"
 DEAD = "dead.provider.example"
-ADMIN = ("/health", "/health/live", "/health/ready", "/health/detailed", "/metrics", "/admin/cache/stats")
 
 QUERY = f"address=Paris&key={SENT}&api_key={SENT}&access_token={SENT}&X-Goog-Signature={SENT}"
 HEADERS = {
@@ -141,6 +140,37 @@ async def traffic(sidecar: Sidecar, egress: int) -> list[str]:
     return seen
 
 
+async def pages(sidecar: Sidecar, http: aiohttp.ClientSession) -> list[str]:
+    """What every page that the admin listener's own document lists shows; of a stream its first event."""
+    async with http.get(sidecar.admin + "/openapi.json") as reply:
+        document = await reply.json()
+    shown = [str(document)]
+    listed = [path for path, methods in document["paths"].items() if "get" in methods]
+    assert {"/health/detailed", "/metrics", "/admin/config", "/admin/cache/stats"} < set(listed)
+    for page in listed:
+        async with http.get(sidecar.admin + page.replace("{id}", "none")) as reply:
+            stream = reply.content_type == "text/event-stream"
+            text = await (reply.content.readuntil(b"\n\n") if stream else reply.read())
+            shown.append(text.decode("utf-8", "replace"))
+    return shown
+
+
+async def said(sidecar: Sidecar, command: str, *arguments: str) -> str:
+    """What a command prints, in the sidecar's environment."""
+    process = await asyncio.create_subprocess_exec(
+        *sidecar.command[:3],
+        command,
+        *arguments,
+        *(["-c"] if command != "check" else []),
+        str(sidecar.folder / "sidecar.yaml"),
+        env=sidecar.environment,
+        cwd=sidecar.folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    return (await process.communicate())[0].decode()
+
+
 def stored(server: Valkey) -> bytes:
     """All keys and all values, as they are in the server."""
     parts: list[bytes] = []
@@ -162,7 +192,7 @@ async def test_no_key_is_left_anywhere(tmp_path: Path) -> None:
     """Keys in query, headers, cookies and userinfo, sent and injected, by every door: a search finds none.
 
     It looks through the log, `/metrics`, every page of the admin listener, answers to clients, keys and
-    values of a real Valkey, the CA's folder, and what `explain`, `routes`, `check` and `ca` print.
+    values of a real Valkey, the CA's folder, and what `doctor`, `explain`, `routes`, `check` and `ca` print.
     """
     app = TinyApp(tmp_path)
     with running() as server:
@@ -174,26 +204,17 @@ async def test_no_key_is_left_anywhere(tmp_path: Path) -> None:
         try:
             seen = await traffic(sidecar, egress)
             async with aiohttp.ClientSession() as http:
-                for page in (*ADMIN, "/openapi.json", "/"):
-                    async with http.get(sidecar.admin + page) as reply:
-                        seen.append(await reply.text())
+                seen += await pages(sidecar, http)
+            examined = await said(sidecar, "doctor")
+            assert HOST in examined
+            seen.append(examined)
             await asyncio.sleep(0.3)  # the log is written in batches
             kept = stored(server)
         finally:
             await sidecar.end()
             await app.end(signal.SIGKILL)
     for command in (["explain", "GET", f"https://{HOST}/shared/x"], ["routes"], ["check"], ["ca"]):
-        process = await asyncio.create_subprocess_exec(
-            *sidecar.command[:3],
-            *command,
-            *(["-c"] if command != ["check"] else []),
-            str(tmp_path / "sidecar.yaml"),
-            env=sidecar.environment,
-            cwd=tmp_path,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        seen.append((await process.communicate())[0].decode())
+        seen.append(await said(sidecar, *command))
     log = sidecar.output.read_text()
     assert log.count('"route":"provider-shared"') > 3
     assert log.count('"error":"connect_failed"') > 3

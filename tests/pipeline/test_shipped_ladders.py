@@ -10,6 +10,7 @@ import pytest
 
 from sidecar.config.load import load_policy
 from sidecar.config.policy import Route
+from sidecar.decisions.verdict import Verdict
 from sidecar.errors import CircuitOpen, ConnectFailed
 from sidecar.exchange import Response
 from tests.support.script import Bench, Outcome, answer, fail, ok, shown
@@ -41,6 +42,7 @@ def told(response: Response) -> Any:
         (says(status="OVER_QUERY_LIMIT"), 3),
         (says(status="UNKNOWN_ERROR"), 3),
         (answer(503), 3),
+        (says(status="REQUEST_DENIED", error_message="The provided API key is invalid."), 1),
     ],
 )
 async def test_a_geocode(outcome: Outcome, calls: int) -> None:
@@ -60,10 +62,21 @@ async def test_a_geocode(outcome: Outcome, calls: int) -> None:
 
 
 async def test_what_is_no_failure_of_google_is_passed_on() -> None:
-    """An address that does not exist, a key that is refused, a request that is wrong: the app must know."""
-    for status in ("ZERO_RESULTS", "REQUEST_DENIED", "INVALID_REQUEST"):
+    """An address that does not exist, a request that is wrong: the app must know."""
+    for status in ("ZERO_RESULTS", "INVALID_REQUEST"):
         send = Bench(says(status=status)).of(route("google-maps", "geocode"))
         assert told(await send(target=GEOCODE)) == {"status": status}
+
+
+async def test_a_refused_key_is_not_hidden_from_the_operator() -> None:
+    """The app gets a stand-in; figures and trail say `auth`, by which ExternalAPIKeyRefused fires."""
+    bench = Bench(says(status="REQUEST_DENIED"))
+    response = await bench.of(route("google-maps", "geocode"))(target=GEOCODE)
+    assert told(response)["status"] == "OK"
+    attempts = bench.metrics.upstream("app").attempts()
+    assert {verdict: count for verdict, count in attempts.items() if count} == {Verdict.AUTH: 1}
+    assert bench.sent[0].verdict is Verdict.AUTH  # the access log's
+    assert ("classify", "auth") in (bench.sent[0].note_list or ())
 
 
 async def test_a_known_address_stays_known() -> None:
