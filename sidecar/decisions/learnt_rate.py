@@ -35,7 +35,7 @@ REST: Final = 5.0
 class LearntRate:
     """`now` is monotonic seconds. `rate` None: unknown until a refusal, and nobody waits."""
 
-    __slots__ = ("_accepted", "_began", "_last", "_learn", "_top", "burst", "rate", "tat")
+    __slots__ = ("_began", "_last", "_learn", "_top", "accepted", "burst", "rate", "tat")
 
     def __init__(self, rate: float | None, burst: int, *, learn: bool) -> None:
         """Raises ValueError for a rate or a burst that lets nothing through."""
@@ -49,7 +49,8 @@ class LearntRate:
         self._top = self.rate
         """The rate when it was refused last, or at the start."""
         self._began = float("-inf")
-        self._accepted = 0
+        self.accepted = 0
+        """Requests that the provider accepted in this cycle: counted by who hears of it."""
         self._last = float("-inf")
 
     def turn(self, *, low: bool) -> float:
@@ -62,21 +63,18 @@ class LearntRate:
         last, self._last = self._last, now
         if self.rate == UNKNOWN:
             if now - last > 1.0:
-                self._began, self._accepted = now, 0
+                self._began, self.accepted = now, 0
             return
         interval = 1.0 / self.rate
         if self.tat < now - LATENESS:
             if now - self.tat > REST * interval:
-                self._began, self._accepted = now, 0
+                self._began, self.accepted = now, 0
             self.tat = now + interval
             return
         if self._learn:
             share = INCREASE * self._top if self.rate < MOVED * self._top else FASTER * self.rate
             self.rate += share * interval
         self.tat += interval
-
-    def accepted(self) -> None:
-        self._accepted += 1
 
     def refused(self) -> None:
         """The first refusal of a cycle. `resume` must follow."""
@@ -91,10 +89,10 @@ class LearntRate:
         if self._learn:
             # Retry-After is rounded up to whole seconds: after a cycle that was no shorter, it may mean less.
             early = min(ROUNDED_UP, at - now, now - self._began)
-            goodput = max(self._accepted, 1) / max(at - early - self._began, 0.001)
+            goodput = max(self.accepted, 1) / max(at - early - self._began, 0.001)
             if self.rate == UNKNOWN:
                 self.rate = self._top = max(goodput * DECREASE, LEAST)
             else:
                 self.rate = max(min(self.rate, max(goodput, self._top * MOST_DECREASE)), LEAST)
-        self._began, self._accepted = at, 0
+        self._began, self.accepted = at, 0
         self.tat = at if at > now else at + 1.0 / self.rate

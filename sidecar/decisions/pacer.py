@@ -71,11 +71,12 @@ class Pacer:
 
     def at_once(self, now: float) -> Mark | None:
         """A turn, where even a batch request could go at once: the short way for the usual case."""
-        if self.busy or self.sent - self.done >= self._ramp or now < self.rate.tat:
+        rate, sent, done = self.rate, self.sent, self.done
+        if self.busy or sent - done >= self._ramp or now < rate.tat:
             return None
-        self.rate.take(now)
-        self.sent = number = self.sent + 1
-        return (number, self.done, now, False)
+        rate.take(now)
+        self.sent = sent = sent + 1
+        return (sent, done, now, False)
 
     def next_turn(self, now: float, *, low: bool) -> float:
         """When the next request may go: `now` or before, later, or `NEVER`."""
@@ -177,9 +178,7 @@ class Pacer:
         if verdict is _RATE_LIMITED:
             self._refused(number, now, stated, asked)
             return
-        self.rate.accepted()
-        if self._ramp != NO_BOUND:
-            self._grow()
+        self._accepted()
         if self._again and number > self._recover:
             self._again = False
             if self._pause:
@@ -191,13 +190,13 @@ class Pacer:
     def passed(self) -> None:
         """`answered`, in short, where `busy` is not set: an answer like most, to an interactive request."""
         self.done += 1
-        self.rate.accepted()
-        if self._ramp != NO_BOUND:
-            self._grow()
+        self._accepted()
 
-    def _grow(self) -> None:
+    def _accepted(self) -> None:
         """One more at a time for each answer, up to `STEEP`; then for each round of answers."""
-        self._ramp += 1.0 if self._ramp < STEEP else 1.0 / self._ramp
+        self.rate.accepted += 1
+        ramp = self._ramp
+        self._ramp = ramp + (1.0 if ramp < STEEP else 1.0 / ramp)  # NO_BOUND stays what it is
 
     def _learn(self, mark: Mark, now: float, stated: Stated, under_way: int) -> None:
         number, before, sent_at, _ = mark

@@ -46,8 +46,9 @@ class _Pace:
         self._pacer = self._turns.pacer
         self._route = services.metrics.route(place.route.name, place.upstream)
         self._learns = settings.learn
-        self._silent: set[tuple[Line, ...]] = set()
-        """Header blocks that state no quota: most answers of an upstream have the same few."""
+        self._silent: dict[int, tuple[Line, ...]] = {}
+        """Header blocks that state no quota, by identity: most answers of an upstream share the same few, and
+        to hash one costs as much as to look through it."""
         self._patience = settings.patience
         self._batch_patience = settings.batch_patience
         limit = place.route.concurrency_limit
@@ -59,7 +60,7 @@ class _Pace:
         now = self._clock.now
         pacer, turns = self._pacer, self._turns
         at_once, passed = pacer.at_once, pacer.passed
-        learns, silent, learn = self._learns, self._silent, self._learn
+        learns, known, learn = self._learns, self._silent.get, self._learn
 
         def enter(_: Exchange) -> Mark | None:
             return None if turns.waiting else at_once(now())
@@ -70,7 +71,7 @@ class _Pace:
                 (verdict is OK or verdict is None)
                 and not pacer.busy
                 and not mark[3]
-                and (not learns or (type(headers) is tuple and headers in silent))
+                and (not learns or known(id(headers)) is headers)
             ):
                 passed()
             else:
@@ -139,7 +140,7 @@ class _Pace:
         if not lines and isinstance(headers, tuple):
             if len(self._silent) >= MOST_SILENT:
                 self._silent.clear()
-            self._silent.add(headers)
+            self._silent[id(headers)] = headers
         if verdict is OK and not lines and not pacer.busy and not mark[3]:
             pacer.passed()
             return

@@ -16,7 +16,7 @@ def taken(rate: LearntRate, seconds: float, start: float = 1000.0) -> int:
     while (at := max(rate.turn(low=True), now)) < start + seconds:
         now = at
         rate.take(now)
-        rate.accepted()
+        rate.accepted += 1
         count += 1
     return count
 
@@ -94,7 +94,7 @@ def test_one_cycle_lowers_it_to_a_quarter_at_most() -> None:
     """A long Retry-After after few requests may be a penalty, and says little of the quota."""
     rate = LearntRate(8.0, 1, learn=True)
     rate.take(1000.0)
-    rate.accepted()
+    rate.accepted += 1
     rate.refused()
     rate.resume(1600.0, 1000.1)
     assert rate.rate == 2.0
@@ -106,7 +106,7 @@ def test_the_first_rate_is_what_was_accepted() -> None:
     for turn in range(61):
         assert rate.turn(low=True) <= 1000.0 + turn / 100
         rate.take(1000.0 + turn / 100)
-        rate.accepted()
+        rate.accepted += 1
     rate.refused()
     rate.resume(1060.0, 1000.7)
     assert rate.rate == pytest.approx(0.97, abs=0.02)
