@@ -23,7 +23,7 @@ PROGRAMS = (
     Program("node", "nodejs", "its fetch is a real client in tests/e2e; runs the suite in tests/conformance"),
     Program("npm", "npm", "installs the suite in tests/conformance"),
     Program("promtool", "prometheus", "checks the generated rules in tests/dashboards"),
-    Program("prometheus", "prometheus", "scrapes and alerts in tests/dashboards"),
+    Program("prometheus", "prometheus", "scrapes in tests/e2e, and alerts in tests/dashboards"),
 )
 
 

@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -14,7 +13,8 @@ import yaml
 
 from sidecar.config.load import Loaded, load
 from sidecar.dashboards.files import generate
-from tests.support.processes import Program, Sidecar, free_port, until_connects
+from tests.support.processes import Sidecar, free_port
+from tests.support.prometheus import Prometheus
 
 pytestmark = pytest.mark.system
 
@@ -61,34 +61,10 @@ async def test_an_alert_fires_from_real_traffic(tmp_path: Path) -> None:
     folder.mkdir()
     made = generate(load(tmp_path / "sidecar.yaml", {}))
     written({name: hurried(text) for name, text in made.items() if name.endswith(".rules.yml")}, folder)
-    port = free_port()
-    (folder / "prometheus.yml").write_text(
-        yaml.safe_dump(
-            {
-                "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-                "rule_files": ["*.rules.yml"],
-                "scrape_configs": [
-                    {
-                        "job_name": "sidecar",
-                        "static_configs": [{"targets": [f"127.0.0.1:{sidecar.admin_port}"]}],
-                    }
-                ],
-            }
-        )
-    )
-    prometheus = Program(
-        [
-            "prometheus",
-            f"--config.file={folder}/prometheus.yml",
-            f"--storage.tsdb.path={folder}/data",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ],
-        folder / "out",
-    )
+    prometheus = Prometheus(folder, sidecar.admin_port)
     try:
         await sidecar.start()
         await prometheus.start()
-        await until_connects(port)
         async with aiohttp.ClientSession() as http:
             firing: set[str] = set()
             until = time.monotonic() + 60
@@ -96,11 +72,8 @@ async def test_an_alert_fires_from_real_traffic(tmp_path: Path) -> None:
                 async with http.get(sidecar.url + "/x"):
                     pass
                 await asyncio.sleep(0.3)
-                async with http.get(f"http://127.0.0.1:{port}/api/v1/alerts") as reply:
-                    answer: dict[str, Any] = await reply.json()
-                firing = {
-                    it["labels"]["alertname"] for it in answer["data"]["alerts"] if it["state"] == "firing"
-                }
+                alerts = (await prometheus.get("alerts"))["alerts"]
+                firing = {it["labels"]["alertname"] for it in alerts if it["state"] == "firing"}
     finally:
         await prometheus.end()
         await sidecar.end()
