@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from sidecar.batch.calls import Calls
-from sidecar.batch.jobs import Options
+from sidecar.batch.jobs import JobStore, Options
+from sidecar.batch.redis_streams import RedisStreams
 from sidecar.batch.runner import Bounds, Runner
 from sidecar.batch.service import Batches
 from sidecar.batch.sqlite import SqliteStore
@@ -38,11 +39,17 @@ def build(
 ) -> Batches | None:
     """None where `batch.store` is off. `route` finds handlers, `authority` is the host of paths."""
     settings = loaded.config.batch
-    path = settings.path(loaded.directory)
-    if path is None:
+    store: JobStore
+    exists: Callable[[], bool]
+    if (path := settings.path(loaded.directory)) is not None:
+        system.watch_folder("batch", path.parent)
+        store = SqliteStore(path, clock.wall, settings.max_store)
+        exists = path.exists
+    elif (target := settings.redis()) is not None:
+        store = RedisStreams(target, clock, settings.keep)
+        exists = _always
+    else:
         return None
-    system.watch_folder("batch", path.parent)
-    store = SqliteStore(path, clock.wall, settings.max_store)
     routes = {route.name: route for policy in loaded.policies for route in policy.routes}
     calls = Calls(route, routes, clock, ids, authority)
     worker = worker_name(ids)
@@ -84,5 +91,10 @@ def build(
         ids=ids,
         worker=worker,
         defaults=Options(deadline=settings.deadline, retries=settings.retries),
-        exists=path.exists,
+        exists=exists,
     )
+
+
+def _always() -> bool:
+    """Other replicas may have put batches there."""
+    return True

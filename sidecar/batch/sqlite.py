@@ -34,7 +34,7 @@ from sidecar.batch.jobs import (
     StoreFailed,
     StoreFull,
 )
-from sidecar.batch.worker import host
+from sidecar.batch.worker import host, lives
 
 T = TypeVar("T")
 _Call = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]"]
@@ -194,7 +194,7 @@ class SqliteStore:
     def _bury(self, db: sqlite3.Connection, now: float) -> None:
         """Takes the claims from workers whose lease ran out, or whose process is known to be dead."""
         for name, process, born, until in db.execute("SELECT * FROM workers").fetchall():
-            if until < now or (name.startswith(f"{host()}:") and not _lives(process, born)):
+            if until < now or (name.startswith(f"{host()}:") and not lives(process, born)):
                 _forsake(db, name)
 
     def _renew(self, db: sqlite3.Connection, worker: str, now: float) -> None:
@@ -415,13 +415,3 @@ def _batch(row: Sequence[Any]) -> Batch:
     name, options, status, created, total, ok, failed, unknown, finished, reason = row
     counts = Counts(total, ok, failed, unknown)
     return Batch(name, Options.parse(options), Status(status), created, counts, finished, reason)
-
-
-def _lives(process: int, born: float) -> bool:
-    """Whether the process that was born then is still there, and is no other of the same number."""
-    try:
-        return abs(psutil.Process(process).create_time() - born) < 1.0
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True

@@ -6,6 +6,8 @@ import os
 import socket
 from typing import Final
 
+import psutil
+
 from sidecar.clock import Ids
 
 _BOOT: Final = "/proc/sys/kernel/random/boot_id"
@@ -27,3 +29,13 @@ def host() -> str:
 def worker_name(ids: Ids) -> str:
     """Never the same twice."""
     return f"{host()}:{ids.request_id()}"
+
+
+def lives(process: int, born: float) -> bool:
+    """Whether this machine's process of that number is there, and was born then (Unix seconds)."""
+    try:
+        return abs(psutil.Process(process).create_time() - born) < 1.0
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import random
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -15,12 +13,19 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.batches import BatchClient, CountingApp, batch_sidecar, jobs, ndjson, started
+from tests.support.batches import (
+    KILLS,
+    BatchClient,
+    CountingApp,
+    batch_sidecar,
+    jobs,
+    killed_and_resumed,
+    ndjson,
+    shared_by_two,
+    started,
+)
 from tests.support.harness import eventually
 from tests.support.processes import Sidecar
-
-KILLS = int(os.environ.get("BATCH_KILLS", "6"))
-"""How often the sidecar is killed; the environment asks for more."""
 
 
 @pytest.fixture
@@ -64,30 +69,7 @@ async def test_killed_and_resumed(sidecar: Sidecar, client: BatchClient, app: Co
     """SIGKILL at random moments: one result a line; what is unsafe to repeat is never sent twice, and where
     nobody knows whether it was done the result says so.
     """
-    app.seconds = 0.02
-    lines = 200 * KILLS
-    batch = await client.accepted(jobs(lines, "GET", "POST"))
-    chance = random.Random()
-    for _ in range(KILLS):
-        await asyncio.sleep(chance.uniform(0.05, 0.4))
-        await sidecar.end(signal.SIGKILL)
-        await started(sidecar)
-    results = await client.results(batch)
-    assert Counter(it["custom_id"] for it in results) == {str(number): 1 for number in range(lines)}
-    unknown = {it["custom_id"] for it in results if it.get("error", {}).get("code") == "unknown"}
-    assert all(int(name) % 2 for name in unknown)
-    assert len(unknown) <= 50 * KILLS
-    assert all(it.get("status") == 200 for it in results if it["custom_id"] not in unknown)
-    assert all(count == 1 for name, count in app.calls.items() if int(name) % 2)
-    assert all(len(keys) == 1 for keys in app.keys.values())
-    counts = (await client.show(batch))["counts"]
-    assert counts == {
-        "total": lines,
-        "completed": lines - len(unknown),
-        "failed": 0,
-        "unknown": len(unknown),
-        "pending": 0,
-    }
+    await killed_and_resumed(sidecar, client, app, KILLS)
 
 
 async def test_what_was_not_acknowledged_is_not_there(sidecar: Sidecar, client: BatchClient) -> None:
@@ -254,29 +236,4 @@ async def test_a_store_that_fills_up_while_it_runs(tmp_path: Path, app: Counting
 
 async def test_two_sidecars_share_a_batch(tmp_path: Path, app: CountingApp) -> None:
     """Both work on it; one is killed, and the other ends it: one result a line, no POST sent twice."""
-    app.seconds = 0.02
-    folders = [tmp_path / "one", tmp_path / "two"]
-    sidecars = []
-    for folder in folders:
-        folder.mkdir()
-        store = {"store": f"sqlite:{tmp_path / 'shared.db'}"}
-        sidecars.append(batch_sidecar(folder, app, batch=store, logging={"access": False}))
-    first, second = sidecars
-    await started(first)
-    try:
-        async with BatchClient(first) as client:
-            batch = await client.accepted(jobs(1500, "GET", "POST"), max_concurrency="5")
-        await started(second)
-        async with BatchClient(second) as client:
-            await client.until(batch, lambda shown: shown.get("in_flight"))
-            await first.end(signal.SIGKILL)
-            results = await client.results(batch)
-        assert Counter(it["custom_id"] for it in results) == {str(number): 1 for number in range(1500)}
-        unknown = [it for it in results if "error" in it]
-        assert {it["error"]["code"] for it in unknown} <= {"unknown"}
-        assert len(unknown) <= 5
-        assert all(count == 1 for name, count in app.calls.items() if int(name) % 2)
-    finally:
-        for sidecar in sidecars:
-            if sidecar.process is not None and sidecar.process.returncode is None:
-                await sidecar.end(signal.SIGKILL)
+    await shared_by_two(tmp_path, app, f"sqlite:{tmp_path / 'shared.db'}")

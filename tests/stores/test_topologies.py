@@ -18,7 +18,7 @@ from sidecar.stores.redis_url import parse
 from tests.stores.conftest import Open, OpenTiered
 from tests.stores.records import entry, lifetime, until, variants
 from tests.support.origin import self_signed
-from tests.support.valkey import Valkey, free_port, running, slow_wire
+from tests.support.valkey import Valkey, cluster, free_port, running, slow_wire
 
 NODES = 3
 
@@ -118,20 +118,7 @@ class TestCluster:
     @pytest.fixture
     def nodes(self) -> Iterator[list[Valkey]]:
         """Three primaries that share the slots."""
-        with contextlib.ExitStack() as stack:
-            options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500")
-            nodes = [stack.enter_context(running(*options, port=free_port())) for _ in range(NODES)]
-            share = 16384 // NODES + 1
-            for number, node in enumerate(nodes):
-                last = min(16383, (number + 1) * share - 1)
-                node.ask("CLUSTER", "ADDSLOTSRANGE", str(number * share), str(last))
-                node.ask("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
-            for node in nodes[1:]:
-                node.ask("CLUSTER", "MEET", "127.0.0.1", str(nodes[0].port))
-            end = time.monotonic() + 15
-            while not all(b"cluster_state:ok" in _text(node.ask("CLUSTER", "INFO")) for node in nodes):
-                assert time.monotonic() < end
-                time.sleep(0.02)
+        with cluster(NODES) as nodes:
             yield nodes
 
     async def test_rate_limits_spread_over_the_nodes(self, nodes: list[Valkey]) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import random
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -19,6 +22,9 @@ POLICIES: dict[str, Any] = {
     "name": "counted",
     "routes": [{"name": "jobs", "match": {"path": "/jobs/*"}}],
 }
+
+KILLS = int(os.environ.get("BATCH_KILLS", "6"))
+"""How often the sidecar is killed; the environment asks for more."""
 
 
 class CountingApp:
@@ -140,3 +146,63 @@ class BatchClient:
         async with self.http.get(f"/batches/{batch}/results", timeout=timeout) as reply:
             assert reply.status == 200
             return [json.loads(line) async for line in reply.content]
+
+
+async def killed_and_resumed(
+    sidecar: Sidecar, client: BatchClient, app: CountingApp, kills: int
+) -> list[dict[str, Any]]:
+    """SIGKILL at random moments of a batch, and what is promised of it. Gives the results."""
+    app.seconds = 0.02
+    lines = 200 * kills
+    batch = await client.accepted(jobs(lines, "GET", "POST"))
+    chance = random.Random()
+    for _ in range(kills):
+        await asyncio.sleep(chance.uniform(0.05, 0.4))
+        await sidecar.end(signal.SIGKILL)
+        await started(sidecar)
+    results = await client.results(batch)
+    assert Counter(it["custom_id"] for it in results) == {str(number): 1 for number in range(lines)}
+    unknown = {it["custom_id"] for it in results if it.get("error", {}).get("code") == "unknown"}
+    assert all(int(name) % 2 for name in unknown)
+    assert len(unknown) <= 50 * kills
+    assert all(it.get("status") == 200 for it in results if it["custom_id"] not in unknown)
+    assert all(count == 1 for name, count in app.calls.items() if int(name) % 2)
+    assert all(len(keys) == 1 for keys in app.keys.values())
+    counts = (await client.show(batch))["counts"]
+    assert counts == {
+        "total": lines,
+        "completed": lines - len(unknown),
+        "failed": 0,
+        "unknown": len(unknown),
+        "pending": 0,
+    }
+    return results
+
+
+async def shared_by_two(folder: Path, app: CountingApp, store: str) -> None:
+    """Two sidecars work on one batch, and the one that took it in is killed."""
+    app.seconds = 0.02
+    sidecars = []
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        settings: dict[str, Any] = {"batch": {"store": store}, "logging": {"access": False}}
+        sidecars.append(batch_sidecar(folder / name, app, **settings))
+    first, second = sidecars
+    await started(first)
+    try:
+        async with BatchClient(first) as client:
+            batch = await client.accepted(jobs(1500, "GET", "POST"), max_concurrency="5")
+        await started(second)
+        async with BatchClient(second) as client:
+            await client.until(batch, lambda shown: shown.get("in_flight"))
+            await first.end(signal.SIGKILL)
+            results = await client.results(batch)
+        assert Counter(it["custom_id"] for it in results) == {str(number): 1 for number in range(1500)}
+        unknown = [it for it in results if "error" in it]
+        assert {it["error"]["code"] for it in unknown} <= {"unknown"}
+        assert len(unknown) <= 5
+        assert all(count == 1 for name, count in app.calls.items() if int(name) % 2)
+    finally:
+        for sidecar in sidecars:
+            if sidecar.process is not None and sidecar.process.returncode is None:
+                await sidecar.end(signal.SIGKILL)

@@ -20,6 +20,7 @@ from sidecar.stores.resp import Parser, Reply, command
 START_TIME = 5.0
 """Seconds within which a server must answer."""
 CHUNK = 64 * 1024
+SLOTS = 16384
 
 
 def binary() -> Path:
@@ -136,6 +137,30 @@ def running(*options: str, port: int = 0) -> Iterator[Valkey]:
         yield server
     finally:
         server.close()
+
+
+@contextlib.contextmanager
+def cluster(count: int) -> Iterator[list[Valkey]]:
+    """So many primaries that share the slots, once they agree on it."""
+    with contextlib.ExitStack() as stack:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500")
+        nodes = [stack.enter_context(running(*options, port=free_port())) for _ in range(count)]
+        share = SLOTS // count + 1
+        for number, node in enumerate(nodes):
+            last = min(SLOTS - 1, (number + 1) * share - 1)
+            node.ask("CLUSTER", "ADDSLOTSRANGE", str(number * share), str(last))
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+        for node in nodes[1:]:
+            node.ask("CLUSTER", "MEET", "127.0.0.1", str(nodes[0].port))
+        end = time.monotonic() + 15
+        while not all(b"cluster_state:ok" in _text(node.ask("CLUSTER", "INFO")) for node in nodes):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        yield nodes
+
+
+def _text(reply: Reply) -> bytes:
+    return reply if isinstance(reply, bytes) else b""
 
 
 class SlowWire:
