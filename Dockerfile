@@ -15,6 +15,7 @@ RUN python -m venv --without-pip /opt/sidecar \
 COPY pyproject.toml README.md LICENSE ./
 COPY sidecar sidecar
 COPY examples examples
+COPY policies policies
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && pip --python /opt/sidecar/bin/python install --no-deps dist/*.whl
 
