@@ -47,6 +47,7 @@ class Job:
         """Failures so far, by line."""
         self.unstored: list[Result] = []
         self.unstored_bytes = 0
+        self.driving: asyncio.Task[None] | None = None
         self.flushing: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()
         self.rate = Rate()

@@ -7,7 +7,7 @@ result is stored together with those that came meanwhile, and while the store ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -32,6 +32,8 @@ STORE_PAUSE: Final = 1.0
 """Seconds between two tries at a store that failed."""
 IDLE: Final = 1.0
 """Seconds between two looks for lines while others hold the rest."""
+PARTING: Final = 1.0
+"""Seconds that stopping waits for the store: for what it was asked, and for results of lines that ended."""
 SWEEP: Final = 60.0
 """Seconds between two looks for batches to be forgotten."""
 BASE: Final = 0.5
@@ -103,25 +105,36 @@ class Runner:
     async def stop(self, patience: float) -> None:
         """Begins nothing more; lines in flight get `patience` seconds, the rest is left to the next."""
         self._stopping = True
+        until = self._clock.now() + patience
+        driving = [job.driving for job in self.jobs.values() if job.driving and not job.store_trouble]
+        for job in self.jobs.values():
+            job.wake.set()
+        await self._until(self._clock.now() + PARTING, driving)
         flying = [task for job in self.jobs.values() for task in job.in_flight.values()]
-        if flying:
-            over = asyncio.Event()
-            timer = self._clock.arm(self._clock.now() + patience, over.set)
-            waiting = asyncio.ensure_future(asyncio.wait(flying))
-            waiting.add_done_callback(lambda _: over.set())
-            await over.wait()
-            timer.cancel()
-            waiting.cancel()
+        await self._until(until, flying)
         for task in flying:
             task.cancel()
+        await asyncio.gather(*flying, return_exceptions=True)
         flushing = [
             job.flushing for job in self.jobs.values() if job.flushing is not None and not job.store_trouble
         ]
-        await asyncio.gather(*flying, *flushing, return_exceptions=True)
+        await self._until(max(until, self._clock.now() + PARTING), flushing)
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until(self, at: float, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Until all tasks are done, or the time has come."""
+        if not tasks:
+            return
+        over = asyncio.Event()
+        timer = self._clock.arm(at, over.set)
+        waiting = asyncio.ensure_future(asyncio.wait(tasks))
+        waiting.add_done_callback(lambda _: over.set())
+        await over.wait()
+        timer.cancel()
+        waiting.cancel()
 
     def run(self, batch: Batch) -> None:
         """Begins with a batch that was accepted, or goes on with it."""
@@ -132,7 +145,7 @@ class Runner:
         limit = AdaptiveLimit(min(bounds.concurrency, most), 1, most)
         accepted = self._clock.now() - max(0.0, self._clock.wall() - batch.created)
         job = self.jobs[batch.id] = Job(batch, limit, accepted)
-        self._spawn(self._drive(job), f"batch {batch.id}")
+        job.driving = self._spawn(self._drive(job), f"batch {batch.id}")
 
     async def end(self, batch: str, reason: str, status: Status) -> bool:
         """No further line begins. False where that was so already. Raises StoreFailed."""
@@ -318,6 +331,9 @@ class Runner:
             for number in lost:
                 job.held.discard(number)
             chosen = [it for it in chosen if it.item.number not in lost]
+            if self._stopping:  # they are sent by nobody now: the next process is not to doubt it
+                await self._stored(job, lambda: self.store.release(batch, self._worker, risky))
+                return
         loop = asyncio.get_running_loop()
         for claimed in chosen:
             job.limit.take()
@@ -419,12 +435,15 @@ class Runner:
             await self._stored(job, lambda: self.end(job.batch.id, "stopped", Status.FAILED))
 
     async def _stored(self, job: Job, ask: Callable[[], Awaitable[T]]) -> T | None:
-        """What the store answers, however long it takes it to be well again; None: the batch is gone."""
+        """What the store answers, however long it takes it to be well again.
+
+        None: the batch is gone, or the process stops and does not wait for that.
+        """
         while True:
             try:
                 answer = await ask()
             except StoreFailed as error:
-                if self.jobs.get(job.batch.id) is not job:
+                if self.jobs.get(job.batch.id) is not job or self._stopping:
                     return None
                 if not job.store_trouble:
                     self._log.warning("batch pauses", batch=job.batch.id, reason=str(error))

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from sidecar.batch.jobs import LEASE, StoreFull
+from sidecar.batch.runner import PARTING
 from sidecar.decisions.batch_concurrency import Machine
 from sidecar.errors import ConnectFailed, ConnectionReset
 from sidecar.exchange import Exchange, Response
@@ -203,6 +204,65 @@ async def test_a_store_that_fails_pauses_the_batch(tmp_path: Path) -> None:
     assert ended(await bench.results()) == {200: 400}
     assert len(bench.bench.calls) == 400
     await bench.close()
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_stopping_waits_for_no_store(tmp_path: Path, hangs: bool) -> None:
+    """A store that is full, or says nothing, once the lines in flight have ended holds no stop up: it takes
+    its patience and a moment; what it stored not is done after the next start.
+    """
+    bench = BatchBench(tmp_path, after(0.1, answer()))
+    await bench.start()
+    await bench.batch(lines(100))
+    await bench.clock.advance(0.25)
+    finish = bench.store.finish
+
+    async def full(*_: object) -> Any:
+        if hangs:
+            await asyncio.Event().wait()
+        await bench.clock.sleep(0.2)
+        raise StoreFull("there is no room")
+
+    bench.store.finish = full  # type: ignore[assignment, method-assign]
+    began = bench.clock.now()
+    stopping = asyncio.ensure_future(bench.runner.stop(2.0))
+    while not stopping.done():
+        assert bench.clock.now() < began + 60, "it does not end"
+        await bench.clock.advance(0.1)
+    assert bench.clock.now() - began <= (2.0 + PARTING if hangs else 1.5)
+    bench.store.finish = finish  # type: ignore[method-assign]
+    await bench.store.close()
+    again = BatchBench(tmp_path, answer(), clock=bench.clock, worker="again")
+    await again.start()
+    await again.over()
+    assert ended(await again.results()) == {200: 100}
+    await again.close()
+
+
+async def test_nothing_is_sent_once_it_stops(tmp_path: Path) -> None:
+    """POSTs that the store was just about to note as begun are given back: the next start sends each once."""
+    bench = BatchBench(tmp_path, answer())
+    await bench.start()
+    begin = bench.store.begin
+
+    async def slow(*arguments: Any) -> Any:
+        noted = await begin(*arguments)
+        await bench.clock.sleep(0.5)
+        return noted
+
+    bench.store.begin = slow  # type: ignore[assignment, method-assign]
+    await bench.batch(lines(20, "POST"))
+    await bench.clock.advance(0.25)
+    stopping = asyncio.ensure_future(bench.runner.stop(2.0))
+    await bench.clock.advance(5.0)
+    assert stopping.done()
+    assert bench.bench.calls == []
+    await bench.store.close()
+    again = BatchBench(tmp_path, answer(), clock=bench.clock, worker="again")
+    await again.start()
+    await again.over()
+    assert ended(await again.results()) == {200: 20}
+    await again.close()
 
 
 async def test_lines_of_a_dead_replica_are_taken_over(tmp_path: Path) -> None:

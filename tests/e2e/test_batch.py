@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 
 from tests.support.batches import (
     KILLS,
@@ -232,6 +234,51 @@ async def test_a_store_that_fills_up_while_it_runs(tmp_path: Path, app: Counting
         assert set(app.calls.values()) == {1}
     finally:
         await sidecar.end()
+
+
+async def test_stopped_while_its_store_is_full(tmp_path: Path, app: CountingApp) -> None:
+    """SIGTERM ends a sidecar whose batch is paused well before its drain time is over; with room, the next
+    start ends the batch: one result a line.
+    """
+    settings = {"limits": {"drain": "10s"}, "logging": {"access": False}}
+    sidecar = batch_sidecar(tmp_path, app, batch={"max_store": "1MiB"}, **settings)
+    await started(sidecar)
+    app.padding = 4000
+    async with BatchClient(sidecar) as client:
+        batch = await client.accepted(jobs(500, "GET"))
+        await client.until(batch, lambda shown: shown["status"] == "paused")
+    began = time.monotonic()
+    assert await sidecar.end() == 0
+    assert time.monotonic() - began < 8
+    sidecar = batch_sidecar(tmp_path, app, batch={"max_store": "20MiB"}, **settings)
+    await started(sidecar)
+    async with BatchClient(sidecar) as client:
+        results = await client.results(batch)
+    assert Counter(it["custom_id"] for it in results) == {str(number): 1 for number in range(500)}
+    assert {it["status"] for it in results} == {200}
+    assert await sidecar.end() == 0
+
+
+async def test_a_reload_loses_nothing(sidecar: Sidecar, client: BatchClient, app: CountingApp) -> None:
+    """POST /admin/reload, again and again while a batch runs: each line is sent once and has one result, and
+    the new configuration is in force.
+    """
+    app.seconds = 0.02
+    batch = await client.accepted(jobs(1200, "GET", "POST"), max_concurrency="10")
+    policy = sidecar.folder / "policy.yaml"
+    written = yaml.safe_load(policy.read_text())
+    for attempts in range(2, 5):
+        written["routes"][0]["retry"] = {"attempts": attempts}
+        policy.write_text(yaml.safe_dump(written))
+        async with client.http.post("/admin/reload") as reply:
+            assert (await reply.json())["result"] == "applied"
+        enough = 60 * attempts
+        await client.until(batch, lambda shown, enough=enough: shown["counts"]["completed"] > enough)  # type: ignore[misc]
+    assert (await client.show(batch))["counts"]["pending"] > 0
+    results = await client.results(batch)
+    assert Counter(it["custom_id"] for it in results) == {str(number): 1 for number in range(1200)}
+    assert {it["status"] for it in results} == {200}
+    assert set(app.calls.values()) == {1}
 
 
 async def test_two_sidecars_share_a_batch(tmp_path: Path, app: CountingApp) -> None:
