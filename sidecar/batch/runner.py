@@ -118,7 +118,8 @@ class Runner:
         flushing = [
             job.flushing for job in self.jobs.values() if job.flushing is not None and not job.store_trouble
         ]
-        await self._until(max(until, self._clock.now() + PARTING), flushing)
+        # Closing the store may take as long again.
+        await self._until(max(until - PARTING, self._clock.now() + PARTING), flushing)
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()

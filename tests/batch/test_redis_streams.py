@@ -10,6 +10,7 @@ import pytest
 from sidecar.batch.jobs import LEASE, Batch, Item, Options, Outcome, Result, Status, StoreFailed, StoreFull
 from sidecar.batch.redis_streams import RedisStreams
 from sidecar.clock import SystemClock
+from sidecar.config.batch_policy import Batch as Settings
 from sidecar.stores.redis_url import parse
 from tests.support.batch_stores import NOW, accepted, done, items
 from tests.support.valkey import Valkey, cluster, free_port, running, slow_wire
@@ -121,6 +122,25 @@ async def test_a_server_that_is_not_there(server: Valkey) -> None:
     await store.open()
     assert await store.batches() == []
     await store.close()
+
+
+async def test_a_server_that_asks_for_a_password() -> None:
+    """`batch.password` goes with the user of the URL; a wrong one is an error that does not tell it."""
+    user = ["--user", "batches on >right ~sidecar:batch:* +@all"]
+    with running(user[0], *user[1].split(), "--user", "default", "off", port=free_port()) as server:
+        url = f"redis://batches@127.0.0.1:{server.port}"
+        for password in ("right", "wrong"):
+            target = Settings.model_validate({"store": url, "password": password}).redis()
+            assert target is not None
+            store = RedisStreams(target, SystemClock(), KEEP)
+            if password == "right":
+                await store.open()
+                assert await accepted(store) == "b"
+            else:
+                with pytest.raises(StoreFailed, match="WRONGPASS") as caught:
+                    await store.open()
+                assert password not in str(caught.value)
+            await store.close()
 
 
 async def test_how_long_a_batch_is_kept(store: RedisStreams, server: Valkey) -> None:

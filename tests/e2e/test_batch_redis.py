@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -40,7 +41,8 @@ def valkey() -> Iterator[Valkey]:
 
 @pytest.fixture
 async def sidecar(tmp_path: Path, app: CountingApp, valkey: Valkey) -> AsyncIterator[Sidecar]:
-    made = batch_sidecar(tmp_path, app, batch={"store": valkey.url}, logging={"access": False})
+    settings = {"batch": {"store": valkey.url}, "logging": {"access": False}, "limits": {"drain": "4s"}}
+    made = batch_sidecar(tmp_path, app, **settings)
     await started(made)
     yield made
     if made.process is not None and made.process.returncode is None:
@@ -110,3 +112,21 @@ async def test_the_server_dies_in_the_middle(
     assert {it["status"] for it in results} == {200}
     assert set(app.calls.values()) == {1}
     assert await sidecar.end() == 0
+
+
+async def test_stopped_while_its_server_is_frozen(
+    sidecar: Sidecar, client: BatchClient, app: CountingApp, valkey: Valkey
+) -> None:
+    """SIGTERM ends the sidecar within its drain time; once Valkey goes on, the next start ends the batch."""
+    app.seconds = 0.02
+    batch = await client.accepted(jobs(600, "GET"), max_concurrency="5")
+    await client.until(batch, lambda shown: shown["counts"]["completed"] > 50)
+    valkey.freeze()
+    began = time.monotonic()
+    assert await sidecar.end() == 0
+    assert time.monotonic() - began < 4 + 3
+    valkey.thaw()
+    await started(sidecar)
+    results = await client.results(batch)
+    assert Counter(it["custom_id"] for it in results) == {str(number): 1 for number in range(600)}
+    assert {it["status"] for it in results} == {200}
