@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from sidecar.stores.resp import Parser, Reply, command
+from sidecar.stores.resp import Parser, Reply, ReplyError, command
 
 START_TIME = 5.0
 """Seconds within which a server must answer."""
@@ -74,7 +74,9 @@ class Valkey:
         end = time.monotonic() + START_TIME
         while True:
             try:
-                self.ask("PING")
+                answer = self.ask("PING")
+                if isinstance(answer, ReplyError) and answer.kind == "LOADING":
+                    raise BlockingIOError(answer.text)
             except OSError:
                 if time.monotonic() > end or self._process.poll() is not None:
                     raise RuntimeError((self._dir / "log").read_text()) from None
