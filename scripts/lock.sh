@@ -14,7 +14,7 @@ compile() { # compile NAME SOURCE...
         --custom-compile-command "make lock" --output-file "requirements/$name.lock" "$@"
 }
 
-compile dev pyproject.toml --extra demo --extra otel --extra sentry --group dev --group build "$@"
+compile dev pyproject.toml --extra demo --extra otel --extra sentry --extra stress --extra report --group dev --group build "$@"
 # The others are subsets of it, but for what only the benchmark and the checks of deploy/ need: same versions everywhere.
 compile run pyproject.toml --constraint requirements/dev.lock
 compile build --group build --constraint requirements/dev.lock

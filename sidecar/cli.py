@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
-from sidecar import batch_arguments, config_command, showing
+from sidecar import batch_arguments, config_command, drill_command, showing
 from sidecar.config.load import USUAL, Loaded, is_policy, load, load_policy
 from sidecar.config.problems import ConfigError, Problem
 
@@ -206,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         "sidecar batch submit requests.ndjson --wait",
     )
     batch_arguments.arguments(batch, _batch)
+    drill_command.arguments(command)
     config_command.arguments(command, configured)
     schema = command(
         "schema", _schema, "print JSON Schema, for editors", "sidecar schema policy > policy.schema.json"

