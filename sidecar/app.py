@@ -19,6 +19,7 @@ from sidecar.admin.fault_pages import FaultPages
 from sidecar.admin.feature_pages import FeaturePages
 from sidecar.admin.health_pages import HealthPages, MetricsPages
 from sidecar.admin.performance_pages import PerformancePages
+from sidecar.admin.stress_pages import StressPages
 from sidecar.admin.system_pages import SystemPages
 from sidecar.alternates import pools
 from sidecar.batch import setup as batch
@@ -45,6 +46,7 @@ from sidecar.stores.redis import RedisStore
 from sidecar.stores.redis_server import RedisServer
 from sidecar.stores.redis_url import parse as parse_redis
 from sidecar.stores.tiered import Tiered
+from sidecar.stress_tests import StressTests
 from sidecar.telemetry import log
 from sidecar.telemetry.access_log import AccessLog, Sampling
 from sidecar.telemetry.batch_families import batch_source
@@ -209,6 +211,7 @@ class App:
             current=lambda: self.in_force,
         )
         self.batches: batch.Batches | None = None
+        self.stress_tests = StressTests(self._token)
         self.reloading = Reloading(self, source)
         self.health.add_all(self.reloading.checks)
         self.flags.on_change = self.reloading.switched
@@ -445,6 +448,7 @@ class App:
                 version=_version(),
                 token=self._token,
             )
+        self.stress_tests.at(ingress, self.admin.address)
         if self.caching.in_use:
             self.cache_control.warm(())
         self._ticker = asyncio.get_running_loop().create_task(self._tick(), name="tick")
@@ -483,6 +487,15 @@ class App:
         yield BatchPages(self.batches, self.clock, self._takes_batches)
         yield ConfigPages(lambda: self.in_force, self.reloading.reload)
         yield FeaturePages(self.flags, lambda: self.in_force.loaded.config.features)
+        yield StressPages(self.stress_tests, self._takes_stress_tests)
+
+    def _takes_stress_tests(self) -> bool:
+        """In production somebody must have said so, in the files or for a time."""
+        files = self.in_force.loaded.config.features
+        if not self.flags.effective(files).stress_test:
+            return False
+        said = "stress_test" in files.model_fields_set or self.flags.switched("stress_test")
+        return said or self.config.environment != "production"
 
     async def _tick(self) -> None:
         limits = self.config.limits
@@ -521,6 +534,7 @@ class App:
         if self.watching is not None:
             await self.watching.close()
         await self.reloading.close()
+        await self.stress_tests.close()
         await self.caching.close()
         await self.services.state.faults.close()
         if self.redis is not None:

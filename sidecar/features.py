@@ -56,6 +56,10 @@ class Flags:
             return configured
         return configured.model_copy(update={name: it.on for name, it in self._switched.items()})
 
+    def switched(self, name: str) -> bool:
+        """Whether an operator switched it, on or off."""
+        return name in self._switched
+
     @property
     def overrides(self) -> int:
         return len(self._switched)
