@@ -10,6 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from sidecar.config.features import NAMES
 from sidecar.config.units import parse_share
@@ -100,6 +101,9 @@ def _run(given: argparse.Namespace) -> int:
         sets = dict(pair.split("=", 1) for pair in given.set)
     except ValueError as error:
         return _wrong(f"--share or --set: {error} (write for example --share 20% --set limits.body=1MiB)")
+    for url in filter(None, (given.target, given.admin, given.against)):
+        if not (url.startswith(("http://", "https://")) and urlsplit(url).hostname):
+            return _wrong(f'"{url}" is no URL (write for example http://127.0.0.1:8080)')
     if not 0 < share <= 1:
         return _wrong("--share must be more than 0 % (write for example --share 20%)")
     options = runner.Options(
@@ -116,6 +120,8 @@ def _run(given: argparse.Namespace) -> int:
     suite = [reading.find(name) for name in found.scenario.suite] or [found]
     try:
         return asyncio.run(_go(suite, options, given))
+    except asyncio.CancelledError:  # SIGTERM; all was stopped and mended
+        return FAILED
     except StandError as error:
         print(f"sidecar: {error}", file=sys.stderr)
         return FAILED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self, cast
 
@@ -108,6 +109,16 @@ class Template(Model):
         "A pattern: an answer whose body matches, and that is not marked degraded, is wrong.",
         '"lie": true',
     )
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Self:
+        try:
+            re.compile(self.wrong_if)
+        except re.error as error:
+            raise wrong(
+                f"wrong_if is no pattern: {error}", "", "escape what is meant as it stands: \\("
+            ) from None
+        return self
 
 
 class Inject(Model):

@@ -181,6 +181,40 @@ async def test_nothing_of_its_own_outlives_the_runner(tmp_path: Path) -> None:
     assert gone or alive
 
 
+@pytest.mark.skipif(not ALL, reason="DRILLS=1 runs it")
+async def test_it_can_be_ended() -> None:
+    """SIGTERM in the middle of a drill: exit code 1, no traceback, nothing is left."""
+    runner = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sidecar", "drill", "app-outage"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert runner.stdout is not None
+    while b"broken: app killed" not in await runner.stdout.readline():
+        pass
+    children = psutil.Process(runner.pid).children(recursive=True)
+    runner.send_signal(signal.SIGTERM)
+    _, errors = await runner.communicate()
+    assert (runner.returncode, errors) == (1, b"")
+    _, alive = await asyncio.to_thread(psutil.wait_procs, children, 15)
+    assert alive == []
+
+
+async def test_both_are_shown(tmp_path: Path) -> None:
+    """`--against`: the same load at both, each with its own failures."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nload: {steps: [{rate: 50/s, duration: 1s}]}\ntraffic: [{path: /}]\n")
+    app = TinyApp(tmp_path)
+    await app.start()
+    url = f"http://127.0.0.1:{app.port}"
+    try:
+        code, report = await drill(str(file), tmp_path, "--target", url, "--against", "http://127.0.0.1:1")
+    finally:
+        await app.end()
+    assert (code, report["load"]["failed"]) == (0, 0)
+    assert report["against"]["requests"] == report["load"]["requests"] == report["against"]["failed"]
+
+
 async def test_a_stranger_is_not_loaded(tmp_path: Path) -> None:
     """A target that is not this machine and not listed gets no request, and the exit code is 1."""
     code, report = await drill("light_load", tmp_path, "--target", "http://192.0.2.1:80")

@@ -68,6 +68,7 @@ def test_the_suite_is_all_there_is() -> None:
         (GOOD + "faults: [{duration: 1s}]\n", "it is one of inject, app, providers, redis, slow_clients"),
         (GOOD.replace("/}", "'/{{who}}'}"), "traffic.0: there is no variable who (add it to variables)"),
         ("name: mine\ntraffic: [{path: /}]\n", "there is no load"),
+        (GOOD.replace("/}", "/, wrong_if: '('}"), "wrong_if is no pattern"),
         ("name: mine\nload: {steps: [{rate: 1/s, duration: 2h}]}\n", "longer than an hour"),
         (
             GOOD
