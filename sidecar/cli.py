@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="sidecar",
-        description="A sidecar reverse proxy: retries, circuit breakers and deadlines for an unmodified app.",
+        description="A sidecar reverse proxy: cache, retries, breakers and fallbacks for an unmodified app.",
         epilog="for example: sidecar run --app http://127.0.0.1:8000\n\nsidecar COMMAND --help tells more.",
         formatter_class=plain,
         allow_abbrev=False,

@@ -153,10 +153,7 @@ class Ids:
 
     def request_id(self) -> str:
         """32 hexadecimal digits."""
-        self._count = count = self._count + 1
-        if not count & 0xFF:
-            self._turn()
-        return self._page + _PAIRS[count & 0xFF]
+        return self.request_line()[0]
 
     def request_line(self) -> tuple[str, bytes]:
         """The same, and as the line of a header."""

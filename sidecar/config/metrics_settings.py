@@ -21,6 +21,7 @@ EXPOSABLE: Final = (
     "/health/live",
     "/health/ready",
     "/metrics",
+    "/monitoring/performance",
     "/monitoring/system",
 )
 """Paths of the admin listener that ingress may answer too: they act on nothing and tell no setting."""

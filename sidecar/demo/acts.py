@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 RATE = 100.0
 """Requests a second to each side."""
+CACHED = "matching-asked-again"
+"""The route of the app's clients that has a cache; the app's own calls have theirs."""
 
 Prepare = Callable[["Stage", list[Call]], Awaitable[list[Call]]]
 """Sets the scene for these calls; returns them with their truths."""
@@ -49,7 +51,7 @@ class Result:
     retries: dict[str, int]
     """By reason."""
     cache: dict[str, int]
-    """Requests by what the cache did."""
+    """Requests of clients by what the cache did."""
     breaker: dict[str, int]
     """Transitions, by the state entered."""
     still_open: bool
@@ -86,7 +88,7 @@ async def perform(act: Act, stage: Stage, payloads: Payloads) -> Result:
         beside,
         said,
         after.since(before, "nextvision_retries_total", "reason"),
-        after.since(before, "nextvision_cache_operations_total", "outcome"),
+        after.since(before, "nextvision_cache_operations_total", "outcome", route=CACHED),
         after.since(before, "nextvision_circuit_breaker_transitions_total", "to"),
         after.any_open,
         after.since(before, "nextvision_fallbacks_total", "rung"),
@@ -101,17 +103,18 @@ class Counts:
             sample for family in text_string_to_metric_families(exposition) for sample in family.samples
         ]
 
-    def by(self, name: str, label: str) -> dict[str, int]:
+    def by(self, name: str, label: str, **only: str) -> dict[str, int]:
+        """Sums by a label's values, of the samples that have the labels `only`."""
         sums: dict[str, int] = {}
         for sample in self._samples:
-            if sample.name == name:
+            if sample.name == name and only.items() <= sample.labels.items():
                 key = sample.labels.get(label, "")
                 sums[key] = sums.get(key, 0) + int(sample.value)
         return sums
 
-    def since(self, before: Counts, name: str, label: str) -> dict[str, int]:
-        earlier = before.by(name, label)
-        grown = {key: count - earlier.get(key, 0) for key, count in self.by(name, label).items()}
+    def since(self, before: Counts, name: str, label: str, **only: str) -> dict[str, int]:
+        earlier = before.by(name, label, **only)
+        grown = {key: count - earlier.get(key, 0) for key, count in self.by(name, label, **only).items()}
         return {key: count for key, count in grown.items() if count > 0}
 
     @property

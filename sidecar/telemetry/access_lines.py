@@ -115,6 +115,7 @@ class Lines:
     def __init__(self, format: Literal["json", "console"] = "json", *, colour: bool = False) -> None:  # noqa: A002
         self._stamp = Stamp()
         self._times = _Milliseconds()
+        self._cached = _CacheMembers()
         self._paths: dict[bytes, str] = {}
         self._shared: dict[tuple[Facts, bytes], tuple[str, str]] = {}
         self._known: dict[Facts, tuple[str, str, str, str]] = {}
@@ -144,7 +145,7 @@ class Lines:
             f'"first_byte_ms":{times[int((first - started) * 1e6 + 0.5)] if first else "null"},'
             f'"upstream_ms":{times[int(seconds * 1e6 + 0.5)] if facts[ATTEMPTS] else "null"},'
             f'"trail":{self._trail(facts, notes) if notes else usual},'
-            f'{_cached(cached) if cached else ""}{more}"bytes_in":{received},"bytes_out":{sent}}}\n'
+            f'{self._cached[cached] if cached else ""}{more}"bytes_in":{received},"bytes_out":{sent}}}\n'
         )
 
     def _share(self, facts: Facts, target: bytes) -> tuple[str, str]:
@@ -249,10 +250,20 @@ def _shown(target: bytes) -> str:
     return target.decode("latin-1")
 
 
-def _cached(cached: tuple[bytes, int | None]) -> str:
-    key, left = cached
-    digest = blake2b(key, digest_size=8).hexdigest()
-    return f'"cache_key":"{digest}","ttl":{"null" if left is None else left},'
+class _CacheMembers(dict[tuple[bytes, int | None], str]):
+    """What a line says of the cache, by key and freshness left: to remember it is cheaper than a digest for
+    each hit.
+    """
+
+    __slots__ = ()
+
+    def __missing__(self, cached: tuple[bytes, int | None]) -> str:
+        if len(self) >= MOST_KNOWN:
+            self.clear()
+        key, left = cached
+        digest = blake2b(key, digest_size=8).hexdigest()
+        made = self[cached] = f'"cache_key":"{digest}","ttl":{"null" if left is None else left},'
+        return made
 
 
 def _milliseconds(seconds: float) -> float:

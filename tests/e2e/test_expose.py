@@ -15,7 +15,7 @@ from tests.support.processes import Sidecar, TinyApp, total, until_connects
 async def test_exposed_pages_are_answered_on_ingress(tmp_path: Path) -> None:
     """To GET and HEAD, in place of the app's, and without counting; other paths and methods go to the app."""
     app = TinyApp(tmp_path)
-    sidecar = Sidecar(tmp_path, app.port, expose=["/health", "/metrics", "/monitoring/system"])
+    sidecar = Sidecar(tmp_path, app.port, expose=["/health", "/metrics", "/monitoring/performance", "/monitoring/system"])
     await app.start()
     await sidecar.start()
     await until_connects(sidecar.admin_port)
@@ -34,6 +34,8 @@ async def test_exposed_pages_are_answered_on_ingress(tmp_path: Path) -> None:
                 assert figures["process"]["resident_bytes"] > 1 << 20
                 assert figures["cpu"]["count"] >= 1
                 assert figures["event_loop"]["lag_max_ms"] >= 0
+            async with http.get("/monitoring/performance") as reply:
+                assert "1m" in await reply.text()
             async with http.get("/health/ready") as reply:
                 assert await reply.json() == {"path": "/health/ready"}
             async with http.post("/health") as reply:
