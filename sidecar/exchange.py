@@ -332,13 +332,6 @@ class Response:
         if self.plain is not None:
             self.plain += line.wire
 
-    def add_all(self, lines: tuple[Line, ...], wire: bytes) -> None:
-        """As `add`, for lines that are joined already."""
-        headers, plain = self.headers, self.plain
-        self.headers = headers + lines if type(headers) is tuple else [*headers, *lines]
-        if plain is not None:
-            self.plain = plain + wire
-
     def on_end(self, callback: Callable[[End], None]) -> None:
         """Calls `callback` when the body is through; at once when it is all here."""
         if self.tunnel is not None:
@@ -461,8 +454,8 @@ class Exchange:
         self.cache_status = b""
         """Our member of Cache-Status for an error, where the cache was asked before (RFC 9211)."""
         self.error: SidecarError | None = None
-        self.told: tuple[tuple[Line, ...], bytes] | None = None
-        """Header lines that the answer carries whatever it is, and the same as they are sent."""
+        self.told = b""
+        """Header lines that the listener puts on the answer, whatever it is."""
         self.upstream_seconds = 0.0
         """Seconds from the start of the last attempt to its response headers."""
         self.retry_after: float | None = None

@@ -20,8 +20,9 @@ Handler = Callable[["Exchange"], Awaitable["Response"]]
 class Guard(NamedTuple, Generic[T]):
     """What one layer does around an attempt. `T`: what it keeps of it in the meantime."""
 
-    enter: Callable[[Exchange], T | None]
-    """Lets it go, or raises what it is refused with; None: that cannot be told at once, so `wait`."""
+    enter: Callable[[Exchange, float], T | None]
+    """Lets it go, at `Clock.now()`, or raises what it is refused with; None: that cannot be told at once, so
+    `wait`. Guards that nobody waits in between share one look at the clock."""
     leave: Callable[[Exchange, T, Response], None]
     """The attempt was answered."""
     fail: Callable[[Exchange, T, BaseException], BaseException]
@@ -33,32 +34,33 @@ class Guard(NamedTuple, Generic[T]):
 class Guarded:
     """A layer that is a guard."""
 
-    __slots__ = ("bind",)
+    __slots__ = ("_now", "bind")
 
-    def __init__(self, bind: Callable[[], Guard[Any]]) -> None:
+    def __init__(self, bind: Callable[[], Guard[Any]], now: Callable[[], float]) -> None:
         """`bind` is called where the pipeline is composed, with an event loop running."""
         self.bind = bind
+        self._now = now
 
     def __call__(self, inner: Handler) -> Handler:
-        return guarded((self.bind(),), inner)
+        return guarded((self.bind(),), inner, self._now)
 
 
 MOST: Final = 4
 """Guards that share a coroutine."""
 
 
-def guarded(guards: Sequence[Guard[Any]], inner: Handler) -> Handler:
-    """`inner` with `guards`, outermost first, around it."""
+def guarded(guards: Sequence[Guard[Any]], inner: Handler, now: Callable[[], float]) -> Handler:
+    """`inner` with `guards`, outermost first, around it. `now` is `Clock.now`."""
     if not guards:
         return inner
-    return _together(guards[:MOST], guarded(guards[MOST:], inner))
+    return _together(guards[:MOST], guarded(guards[MOST:], inner, now), now)
 
 
 async def _never(_: Exchange) -> Any:
     raise AssertionError("a guard without `wait` always knows")
 
 
-def _together(guards: Sequence[Guard[Any]], inner: Handler) -> Handler:
+def _together(guards: Sequence[Guard[Any]], inner: Handler, now: Callable[[], float]) -> Handler:
     # Written out: a loop over the guards would cost as much as half of their coroutines.
     count = len(guards)
     padded = [*guards, *[guards[0]] * (MOST - count)]
@@ -72,23 +74,27 @@ def _together(guards: Sequence[Guard[Any]], inner: Handler) -> Handler:
     async def attempt(exchange: Exchange) -> Response:
         held = 0
         one = two = three = four = None
+        at = now()
         try:
-            one = enter1(exchange)
+            one = enter1(exchange, at)
             if one is None:
                 one = await wait1(exchange)
+                at = now()
             held = 1
             if count > 1:
-                two = enter2(exchange)
+                two = enter2(exchange, at)
                 if two is None:
                     two = await wait2(exchange)
+                    at = now()
                 held = 2
                 if count > 2:
-                    three = enter3(exchange)
+                    three = enter3(exchange, at)
                     if three is None:
                         three = await wait3(exchange)
+                        at = now()
                     held = 3
                     if count > 3:
-                        four = enter4(exchange)
+                        four = enter4(exchange, at)
                         if four is None:
                             four = await wait4(exchange)
                         held = 4

@@ -33,7 +33,6 @@ LEAST_DELAY: Final = 0.001
 LONGEST_SWEEP: Final = 0.1
 """Seconds after which attempts are looked at again where the delay is an estimate, which may have fallen."""
 
-_current_task = asyncio.current_task
 _OF_AN_ATTEMPT: Final = ("address", "attempt_started", "breaker", "upstream", "upstream_seconds", "verdict")
 """Slots of an exchange that the last attempt writes."""
 
@@ -48,12 +47,11 @@ class Hedging:
     """The hedging of one route, bound when its pipeline is compiled."""
 
     __slots__ = (
-        "_flights",
-        "_timer",
         "attempts",
         "cells",
         "clock",
         "fixed",
+        "flights",
         "inner",
         "land",
         "latency",
@@ -61,6 +59,7 @@ class Hedging:
         "mendable",
         "most",
         "objection",
+        "timer",
     )
 
     def __init__(
@@ -90,11 +89,12 @@ class Hedging:
         self.objection = objection
         self.clock = clock
         self.cells = cells
-        self._flights: dict[Exchange, Flight | Race] = {}
-        """In the order of their beginning."""
-        self._timer: Timer | None = None
-        self.land: Callable[[Exchange], Flight | Race] = self._flights.pop
-        """To be called once an attempt is over that `depart` was told of; what a `Race` is given decides."""
+        self.flights: dict[Exchange, Flight | Race] = {}
+        """Attempts under way, in the order of their beginning. Who begins one that may be hedged, there being
+        hedges left, puts it here, and calls `watch` where nothing is watched. Who sees it end takes it out,
+        and has the `Race` that it may have become decide."""
+        self.timer: Timer | None = None
+        """That of the watch; None: nothing is watched."""
 
     @property
     def delay(self) -> float:
@@ -106,20 +106,18 @@ class Hedging:
         """Hedges that a request may still have after so many attempts, `hedges` of which were hedges."""
         return min(self.attempts - attempts, self.most - hedges)
 
-    def depart(self, exchange: Exchange, since: float, attempts: int, hedges: int) -> None:
-        """An attempt begins, which may be hedged: there are hedges left. The rest: see `Flight`."""
-        exchange.attempt_started = 0.0
-        self._flights[exchange] = (since, _current_task(self.loop), attempts, hedges)
-        if self._timer is None and (delay := self.delay):
-            self._timer = self.clock.arm(since + delay, self._sweep)
+    def watch(self, since: float) -> None:
+        """Looks for slow attempts from now on; the oldest began at `since`."""
+        if delay := self.delay:
+            self.timer = self.clock.arm(since + delay, self._sweep)
 
     def _sweep(self) -> None:
         """Finds the attempts that are slow, and starts a race for each."""
-        self._timer = None
+        self.timer = None
         delay, now = self.delay, self.clock.now()
         slow: list[tuple[Exchange, Flight]] = []
         at = None
-        for exchange, flight in self._flights.items():
+        for exchange, flight in self.flights.items():
             if isinstance(flight, Race):
                 continue
             if flight[0] + delay > now:  # those that follow began later
@@ -129,9 +127,9 @@ class Hedging:
         if at is not None:
             if self.latency is not None and at > now + LONGEST_SWEEP:
                 at = now + LONGEST_SWEEP
-            self._timer = self.clock.arm(at, self._sweep)
+            self.timer = self.clock.arm(at, self._sweep)
         for exchange, flight in slow:
-            race = self._flights[exchange] = Race(self, exchange, flight)
+            race = self.flights[exchange] = Race(self, exchange, flight)
             race.start()
 
     async def attempt(self, exchange: Exchange) -> Response:

@@ -142,7 +142,7 @@ def compile_alternate(place: Place, upstream: Handler) -> Handler:
 
 
 def _compose(place: Place, steps: Sequence[Step], handler: Handler) -> Handler:
-    tracer = place.services.tracer
+    tracer, now = place.services.tracer, place.services.clock.now
     if tracer is not None and place.route.respond is None:
         handler = tracer.attempts(place, handler)
     guards: list[Guard[Any]] = []
@@ -153,10 +153,10 @@ def _compose(place: Place, steps: Sequence[Step], handler: Handler) -> Handler:
         if isinstance(layer, Guarded):
             guards.insert(0, layer.bind())
         else:
-            handler = layer(guarded(guards, handler))
+            handler = layer(guarded(guards, handler, now))
             guards.clear()
         place = replace(place, below=(step.name, *place.below))
-    return guarded(guards, handler)
+    return guarded(guards, handler, now)
 
 
 def composed(place: Place) -> list[Step]:

@@ -30,8 +30,8 @@ def layer(place: Place) -> Layer | None:
     def bind() -> Guard[Timer]:
         loop = asyncio.get_running_loop()  # asked anew each time it costs a system call in Python 3.11
 
-        def enter(exchange: Exchange) -> Timer:
-            now = exchange.attempt_started = clock.now()
+        def enter(exchange: Exchange, now: float) -> Timer:
+            exchange.attempt_started = now
             at = exchange.deadline
             if at is None or (own is not None and now + own < at):
                 assert own is not None
@@ -63,4 +63,4 @@ def layer(place: Place) -> Layer | None:
 
         return Guard(enter, leave, fail)
 
-    return Guarded(bind)
+    return Guarded(bind, clock.now)

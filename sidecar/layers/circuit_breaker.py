@@ -85,18 +85,16 @@ def layer(place: Place) -> Layer | None:
     if settings is None:
         return None
     clock = place.services.clock
-    now = clock.now
     scope, breaker, watched = place.services.state.breaker(place.upstream, place.route.name, settings)
     cells = place.services.metrics.route(place.route.name, place.upstream)
     account = _Account(scope, watched, clock)
     ok = Verdict.OK
     shadow = settings.mode == "shadow"
 
-    def enter(exchange: Exchange) -> Permit:
+    def enter(exchange: Exchange, started: float) -> Permit:
         if shadow and exchange.note_list is not None and _WOULD_REJECT in exchange.note_list:
             exchange.would_reject(_NAME)
             return _UNCOUNTED
-        started = now()
         permit = breaker.acquire(started)
         if permit is None:
             exchange.breaker = breaker.state(started).value
@@ -134,4 +132,4 @@ def layer(place: Place) -> Layer | None:
             account.end(permit, outcome, exchange.upstream_seconds)
         return error
 
-    return Guarded(lambda: Guard(enter, leave, fail))
+    return Guarded(lambda: Guard(enter, leave, fail), clock.now)

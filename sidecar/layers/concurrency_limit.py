@@ -34,6 +34,7 @@ def layer(place: Place) -> Layer | None:
     now = place.services.clock.now
     limit = gate.limit
     adaptive = limit if isinstance(limit, AdaptiveLimit) else None
+    give_back = limit.release
     default = Priority[settings.priority.upper()]
     ok = Verdict.OK
 
@@ -71,7 +72,7 @@ def layer(place: Place) -> Layer | None:
     if settings.mode == "shadow":
         wait = overlook
 
-    def enter(_: Exchange) -> bool | None:
+    def enter(_: Exchange, __: float) -> bool | None:
         return None if gate.waiting or not limit.try_acquire() else True
 
     def leave(exchange: Exchange, _: bool, response: Response) -> None:
@@ -90,7 +91,9 @@ def layer(place: Place) -> Layer | None:
         if streams:
             response.on_end(release)
         else:
-            gate.leave()
+            give_back()
+            if gate.waiting:
+                gate.admit()
 
     def fail(exchange: Exchange, _: bool, error: BaseException) -> BaseException:
         if adaptive is not None and isinstance(error, (AttemptTimeout, ConnectionReset)):
@@ -98,4 +101,4 @@ def layer(place: Place) -> Layer | None:
         gate.leave()
         return error
 
-    return Guarded(lambda: Guard(enter, leave, fail, wait))
+    return Guarded(lambda: Guard(enter, leave, fail, wait), now)

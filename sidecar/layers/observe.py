@@ -76,8 +76,6 @@ def layer(place: Place) -> Layer:
             exchange.on_sent = sent
             try:
                 response = await inner(exchange)
-                if exchange.told is not None:
-                    response.add_all(*exchange.told)
                 return telling(exchange, response) if exchange.debug else response
             except SidecarError as error:
                 exchange.error = error
@@ -90,8 +88,6 @@ def layer(place: Place) -> Layer:
                 log.exception("unexpected error", request_id=exchange.request_id, route=name)
             cells.error(exchange.error.code)
             response = rescue(exchange.error, exchange.request_id, name)
-            if exchange.told is not None:
-                response.add_all(*exchange.told)
             if exchange.cache_status:
                 response.add(Line(b"Cache-Status", exchange.cache_status))
             return telling(exchange, response) if exchange.debug else response

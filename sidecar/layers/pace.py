@@ -18,6 +18,8 @@ from sidecar.errors import ConnectFailed, PaceExceeded, QuotaHeld, Rejection
 from sidecar.guards import Guard, Guarded
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidecar.decisions.pacer import Mark
     from sidecar.exchange import Exchange, Response
     from sidecar.headers import Line
@@ -31,7 +33,7 @@ OK, QUOTA, RATE_LIMITED = Verdict.OK, Verdict.QUOTA, Verdict.RATE_LIMITED
 def layer(place: Place) -> Layer | None:
     if place.route.pace is None:
         return None
-    return Guarded(_Pace(place).guard)
+    return Guarded(_Pace(place).guard, place.services.clock.now)
 
 
 class _Pace:
@@ -57,22 +59,25 @@ class _Pace:
         self._shadow = settings.mode == "shadow"
 
     def guard(self) -> Guard[Mark]:
-        now = self._clock.now
         pacer, turns = self._pacer, self._turns
         at_once, passed = pacer.at_once, pacer.passed
         learns, known, learn = self._learns, self._silent.get, self._learn
+        last: Sequence[Line] = ()
+        """The header block that was found silent last."""
 
-        def enter(_: Exchange) -> Mark | None:
-            return None if turns.waiting else at_once(now())
+        def enter(_: Exchange, now: float) -> Mark | None:
+            return None if turns.waiting else at_once(now)
 
         def leave(_: Exchange, mark: Mark, response: Response) -> None:
+            nonlocal last
             verdict, headers = response.verdict, response.headers
             if (
                 (verdict is OK or verdict is None)
                 and not pacer.busy
                 and not mark[3]
-                and (not learns or known(id(headers)) is headers)
+                and (headers is last or not learns or known(id(headers)) is headers)
             ):
+                last = headers
                 passed()
             else:
                 learn(mark, response)

@@ -26,10 +26,8 @@ ROUNDING: Final = 1e-3
 """A burst of which 19.9999 is left is one of 20."""
 
 
-class _Fields(dict[int, tuple[tuple[Line, Line], bytes]]):
-    """The lines that tell a client of its limit, and the same as they are sent, by what is left of its burst:
-    made once each.
-    """
+class _Fields(dict[int, bytes]):
+    """The lines that tell a client of its limit, by what is left of its burst: made once each."""
 
     __slots__ = ("_burst", "_policy", "_rate")
 
@@ -37,13 +35,13 @@ class _Fields(dict[int, tuple[tuple[Line, Line], bytes]]):
         super().__init__()
         self._rate = rate
         self._burst = burst
-        self._policy = Line(b"RateLimit-Policy", rate_limit_fields.policy(rate))
+        self._policy = Line(b"RateLimit-Policy", rate_limit_fields.policy(rate)).wire
 
-    def __missing__(self, left: int) -> tuple[tuple[Line, Line], bytes]:
+    def __missing__(self, left: int) -> bytes:
         if len(self) >= MOST_FIELDS:
             self.clear()
-        line = Line(b"RateLimit", rate_limit_fields.state(left, self._burst, self._rate))
-        made = self[left] = (self._policy, line), self._policy.wire + line.wire
+        state = rate_limit_fields.state(left, self._burst, self._rate)
+        made = self[left] = self._policy + Line(b"RateLimit", state).wire
         return made
 
 
@@ -109,7 +107,11 @@ def layer(place: Place) -> Layer | None:
 
         def rate_limit(exchange: Exchange) -> Awaitable[Response]:
             if exchange.client:  # else the sidecar's own: it warms its cache
-                judge(exchange, take(key(exchange), now()))
+                ahead = take(key(exchange), exchange.started)
+                if ahead > 0 and not shadow:
+                    exchange.told = fields[int(burst - ahead * rate)]
+                else:
+                    judge(exchange, ahead)
             return inner(exchange)
 
         return rate_limit if local else asking

@@ -7,6 +7,7 @@ client is final.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from sidecar.clock import Ids
@@ -156,9 +157,11 @@ def layer(place: Place) -> Layer | None:
     keys = Ids() if settings.idempotency_key else None
     max_body = settings.max_body
     ok = Verdict.OK
+    current_task = asyncio.current_task
 
     def around(inner: Handler) -> Handler:
         hedging = governor.hedging(inner)
+        flights = {} if hedging is None else hedging.flights
 
         async def retry(exchange: Exchange) -> Response:
             request = exchange.request
@@ -185,19 +188,20 @@ def layer(place: Place) -> Layer | None:
                     if hedging is None or not hedged:
                         outcome = await inner(exchange)
                     else:
-                        hedging.depart(
-                            exchange, exchange.started if tries == 1 else clock.now(), tries + hedges, hedges
-                        )
+                        since = exchange.started if tries == 1 else clock.now()
+                        flights[exchange] = since, current_task(hedging.loop), tries + hedges, hedges
+                        if hedging.timer is None:
+                            hedging.watch(since)
                         try:
                             outcome = await inner(exchange)
                         except BaseException as error:
-                            flight = hedging.land(exchange)
+                            flight = flights.pop(exchange)
                             if type(flight) is not Race:
                                 raise
                             hedges += flight.sent
                             outcome = await flight.decide(error)
                         else:
-                            flight = hedging.land(exchange)
+                            flight = flights.pop(exchange)
                             if hedging.latency is not None and outcome.verdict is ok:
                                 hedging.latency.record(exchange.upstream_seconds)
                             if type(flight) is Race:
@@ -251,6 +255,7 @@ def layer(place: Place) -> Layer | None:
                     await clock.sleep(waited)
                 if recording is not None:
                     recording.rewind()
+                exchange.attempt_started = 0.0
                 hedged = hedged and hedging is not None and hedging.left(tries + 1 + hedges, hedges) > 0
 
         return retry

@@ -294,8 +294,8 @@ class PassThrough(ServerProtocol):
 def _told_in_plain(request_id: str) -> bytes:
     response = rescue(BadRequest("this listener takes TLS"), request_id, "")
     assert isinstance(response.body, bytes)
-    id_line = b"X-Request-ID: %b\r\n" % request_id.encode()
-    head = reply.head(response, method="GET", http10=False, keep_alive=False, id_line=id_line)
+    ours = b"X-Request-ID: %b\r\n" % request_id.encode()
+    head = reply.head(response, method="GET", http10=False, keep_alive=False, ours=ours)
     return head + response.body
 
 

@@ -368,14 +368,14 @@ class ServerProtocol(asyncio.Protocol):
         self._answering = True
         exchange.first_byte = self._listener.clock.now()
         if incoming.keep_alive and not request.http10 and request.method != "HEAD":
-            transport.write(reply.whole(response, body, exchange.id_line))
+            transport.write(reply.whole(response, body, exchange.id_line + exchange.told))
         else:
             head = reply.head(
                 response,
                 method=request.method,
                 http10=request.http10,
                 keep_alive=incoming.keep_alive,
-                id_line=exchange.id_line,
+                ours=exchange.id_line + exchange.told,
             )
             transport.write(head if request.method == "HEAD" else head + body)
         exchange.sent = 0 if request.method == "HEAD" else len(body)
@@ -400,7 +400,7 @@ class ServerProtocol(asyncio.Protocol):
             method=request.method,
             http10=request.http10,
             keep_alive=incoming.keep_alive,
-            id_line=exchange.id_line,
+            ours=exchange.id_line + exchange.told,
         )
         self._answering = True
         exchange.first_byte = self._listener.clock.now()
@@ -501,7 +501,7 @@ class ServerProtocol(asyncio.Protocol):
                 method="GET",
                 http10=False,
                 keep_alive=False,
-                id_line=b"X-Request-ID: %b\r\n" % request_id.encode(),
+                ours=b"X-Request-ID: %b\r\n" % request_id.encode(),
             )
             + (response.body if isinstance(response.body, bytes) else b"")
         )

@@ -51,8 +51,8 @@ def ends_with_connection(response: Response, *, http10: bool) -> bool:
     return http10 and isinstance(response.body, Stream) and response.body.length is None
 
 
-def head(response: Response, *, method: str, http10: bool, keep_alive: bool, id_line: bytes) -> bytes:
-    """The head of `response` for this client."""
+def head(response: Response, *, method: str, http10: bool, keep_alive: bool, ours: bytes) -> bytes:
+    """The head of `response` for this client; `ours`: lines that the sidecar adds."""
     status = response.status
     parts = [status_line(status, response.reason)]
     bodiless = has_no_body(method, status)
@@ -87,7 +87,7 @@ def head(response: Response, *, method: str, http10: bool, keep_alive: bool, id_
             parts.append(b"Content-Length: %d\r\n" % body.length)
         elif not http10:
             parts.append(b"Transfer-Encoding: chunked\r\n")
-    parts.append(id_line)
+    parts.append(ours)
     if status == 101:
         parts.append(b"Connection: Upgrade\r\n\r\n")
     elif bodiless and method == "CONNECT":
@@ -101,16 +101,16 @@ def head(response: Response, *, method: str, http10: bool, keep_alive: bool, id_
     return b"".join(parts)
 
 
-def whole(response: Response, body: bytes, id_line: bytes) -> bytes:
+def whole(response: Response, body: bytes, ours: bytes) -> bytes:
     """Head and body at once, for the usual case: HTTP/1.1, not a HEAD, the connection stays open."""
     plain = response.plain
     status = response.status
     if plain is None or status < 200 or status in (204, 304, 426):
-        return head(response, method="GET", http10=False, keep_alive=True, id_line=id_line) + body
+        return head(response, method="GET", http10=False, keep_alive=True, ours=ours) + body
     line = STATUS_LINES.get((status, response.reason)) or status_line(status, response.reason)
     size = len(body)
     length = CONTENT_LENGTHS[size] if size < SMALL else b"Content-Length: %d\r\n" % size
-    return b"".join((line, plain, length, id_line, b"\r\n", body))
+    return b"".join((line, plain, length, ours, b"\r\n", body))
 
 
 def informational(status: int, response_headers: Response) -> bytes:

@@ -15,7 +15,9 @@ from tests.support.processes import Sidecar, TinyApp, total, until_connects
 async def test_exposed_pages_are_answered_on_ingress(tmp_path: Path) -> None:
     """To GET and HEAD, in place of the app's, and without counting; other paths and methods go to the app."""
     app = TinyApp(tmp_path)
-    sidecar = Sidecar(tmp_path, app.port, expose=["/health", "/metrics", "/monitoring/performance", "/monitoring/system"])
+    sidecar = Sidecar(
+        tmp_path, app.port, expose=["/health", "/metrics", "/monitoring/performance", "/monitoring/system"]
+    )
     await app.start()
     await sidecar.start()
     await until_connects(sidecar.admin_port)

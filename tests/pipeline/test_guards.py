@@ -20,7 +20,7 @@ class Told(Exception):
 def guard(
     name: str, log: list[str], *, waits: bool = False, refuses: bool = False, leaves: bool = True
 ) -> Guard[str]:
-    def enter(_: Exchange) -> str | None:
+    def enter(_: Exchange, __: float) -> str | None:
         log.append(f"enter {name}")
         if refuses:
             raise Told(name)
@@ -43,11 +43,19 @@ def guard(
     return Guard(enter, leave, fail, wait)
 
 
+def now() -> float:
+    return 0.0
+
+
 def nested(guards: Sequence[Guard[str]], inner: Handler) -> Handler:
     """Each with a coroutine of its own."""
     for each in reversed(guards):
-        inner = Guarded(lambda each=each: each)(inner)  # type: ignore[misc]
+        inner = Guarded(lambda each=each: each, now)(inner)  # type: ignore[misc]
     return inner
+
+
+def together(guards: Sequence[Guard[str]], inner: Handler) -> Handler:
+    return guarded(guards, inner, now)
 
 
 async def outcome(handler: Handler) -> str:
@@ -73,7 +81,7 @@ async def test_together_they_do_what_they_do_nested(count: int, inner: Handler, 
     """In the same order, whichever of them waits, refuses, or breaks on the way back."""
     for which in range(count):
         seen: list[tuple[str, list[str]]] = []
-        for compose in (nested, guarded):
+        for compose in (nested, together):
             log: list[str] = []
             options = {} if odd is None else {odd: odd != "leaves"}
             guards = [guard(str(at), log, **(options if at == which else {})) for at in range(count)]
@@ -84,7 +92,7 @@ async def test_together_they_do_what_they_do_nested(count: int, inner: Handler, 
 async def test_the_way_in_and_out() -> None:
     """The outermost decides first and hears of the end last."""
     log: list[str] = []
-    assert await outcome(guarded([guard("a", log), guard("b", log, waits=True)], answers)) == "200"
+    assert await outcome(together([guard("a", log), guard("b", log, waits=True)], answers)) == "200"
     assert log == ["enter a", "enter b", "wait b", "leave b 200", "leave a 200"]
 
 
@@ -92,7 +100,7 @@ async def test_who_has_not_let_it_in_hears_of_no_end() -> None:
     """A refusal is told to those above, each of which may make another error of it."""
     log: list[str] = []
     guards = [guard("a", log), guard("b", log), guard("c", log, refuses=True), guard("d", log)]
-    assert await outcome(guarded(guards, answers)) == "Told c b a"
+    assert await outcome(together(guards, answers)) == "Told c b a"
     assert log == ["enter a", "enter b", "enter c", "fail b c", "fail a c b"]
 
 
@@ -105,9 +113,26 @@ async def test_a_cancellation_goes_through() -> None:
         raise AssertionError
 
     waiting = guard("b", log, waits=True)._replace(wait=forever)
-    task = asyncio.ensure_future(outcome(guarded([guard("a", log), waiting], answers)))
+    task = asyncio.ensure_future(outcome(together([guard("a", log), waiting], answers)))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert log == ["enter a", "enter b", "fail a "]
+
+
+async def test_who_waited_is_let_in_at_a_later_time() -> None:
+    """Those after it are told when that was; those between whom nobody waits are told the same."""
+    told: list[float] = []
+
+    def at(token: str) -> Guard[str]:
+        def enter(_: Exchange, moment: float) -> str:
+            told.append(moment)
+            return token
+
+        return guard(token, [])._replace(enter=enter)
+
+    moments = iter((1.0, 2.0))
+    guards = [at("a"), at("b"), guard("c", [], waits=True), at("d")]
+    assert await outcome(guarded(guards, answers, lambda: next(moments))) == "200"
+    assert told == [1.0, 1.0, 2.0]

@@ -224,11 +224,20 @@ class Bench:
                 exchange.traceparent = (trace, b"01")
             if plane == "ingress":
                 self.sent.append(exchange)
-            task = asyncio.ensure_future(handler(exchange))
+            task = asyncio.ensure_future(_answered(handler, exchange))
             self._tasks.append(task)
             return task
 
         return send
+
+
+async def _answered(handler: Handler, exchange: Exchange) -> Response:
+    """The answer with what a listener puts on it."""
+    response = await handler(exchange)
+    for told in exchange.told.splitlines():
+        name, _, value = told.partition(b": ")
+        response.add(Line(name, value))
+    return response
 
 
 def lines(**headers: str) -> Iterator[Line]:
