@@ -40,6 +40,7 @@ from sidecar.overlap import Overlaps
 from sidecar.pipeline import Services
 from sidecar.reload import Reloading
 from sidecar.rollout import Split
+from sidecar.security_headers import ALWAYS, hardening
 from sidecar.state import State, Use
 from sidecar.stores.memory import Memory
 from sidecar.stores.redis import RedisStore
@@ -162,7 +163,7 @@ class App:
         self._retain(self.current)
         self.ingress = Listener(
             limits_of(config),
-            exposing(config.expose, self._pages, self._route),
+            self._route,
             clock=clock,
             ids=self._ids,
             cells=self.metrics.listener("ingress"),
@@ -170,6 +171,7 @@ class App:
             debug=config.trusted.debug,
             on_refused=self._refused,
         )
+        self._face_clients(config)
         self.system = System(clock)
         self.system.watch_folder("ca", Path(config.ca.dir), written=False)
         if loaded.log_file is not None:
@@ -382,6 +384,7 @@ class App:
         limits = limits_of(config)
         self.ingress.limits = limits
         self.ingress.believe(config.trusted.proxies, config.trusted.debug)
+        self._face_clients(config)
         self.egress.adopt(loaded, replace(limits, body=None), authority)
         self._configure_logs()
         self.caching.in_use = _caches(loaded)
@@ -390,6 +393,13 @@ class App:
         monitored = self.flags.effective(config.features).health_monitoring
         if config.app != was.app or monitored != self.health.probing:
             await self.health.watch(self._probe())
+
+    def _face_clients(self, config: Config) -> None:
+        """What stands before the routes of ingress."""
+        route = exposing(config.expose, self._pages, self._route)
+        hardened = config.security_headers == "on"
+        self.ingress.route = hardening(route) if hardened else route
+        self.ingress.always = ALWAYS if hardened else b""
 
     def _route(self, exchange: Exchange) -> Handler:
         return self.current.ingress.route(exchange)

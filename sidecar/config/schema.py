@@ -340,6 +340,13 @@ class Settings(Model):
         "hidden.",
         ["/health", "/health/ready"],
     )
+    security_headers: Literal["on", "off"] = setting(
+        "off",
+        "`on`: answers of ingress that lack them get X-Content-Type-Options: nosniff, X-Frame-Options: DENY "
+        "and, where a trusted proxy says that the client came by https, Strict-Transport-Security for a year "
+        "with subdomains.",
+        "on",
+    )
     policies: tuple[str, ...] = setting(
         (), "Policy files, relative to this file; * and ** are wildcards.", ["policies/*.yaml"]
     )

@@ -77,6 +77,8 @@ class Listener:
         self.limits = limits
         self.route = route
         """Finds the handler of an exchange, and names its route."""
+        self.always = b""
+        """Header lines of answers to what never became a request."""
         self.clock = clock
         self.loop = asyncio.get_running_loop()
         self.draining = False

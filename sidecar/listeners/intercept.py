@@ -104,6 +104,7 @@ class Door:
         self.clock = listener.clock
         self.limits: Limits = listener.limits
         self.loop = listener.loop
+        self.always = listener.always
         self.admit = listener.admit
         self.forget = listener.forget
         self.refused = listener.refused

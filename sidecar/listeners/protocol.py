@@ -44,6 +44,11 @@ class Serving(Protocol):
     @property
     def draining(self) -> bool: ...
     @property
+    def always(self) -> bytes:
+        """Header lines of answers to what never became a request."""
+        ...
+
+    @property
     def route(self) -> Callable[[Exchange], Handler]:
         """Finds the handler of an exchange, and names its route."""
         ...
@@ -501,7 +506,7 @@ class ServerProtocol(asyncio.Protocol):
                 method="GET",
                 http10=False,
                 keep_alive=False,
-                ours=b"X-Request-ID: %b\r\n" % request_id.encode(),
+                ours=b"X-Request-ID: %b\r\n%b" % (request_id.encode(), self._listener.always),
             )
             + (response.body if isinstance(response.body, bytes) else b"")
         )
