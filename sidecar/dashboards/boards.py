@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sidecar.dashboards import figures
+from sidecar.dashboards import batch_board, figures
 from sidecar.dashboards.facts import Facts
 from sidecar.dashboards.panels import BREAKER_STATES, Json, Panel, Query, dashboard, variable
-from sidecar.dashboards.promql import one_of
-
-_INSTANCE = 'instance=~"$instance"'
-_RATE = "$__rate_interval"
+from sidecar.dashboards.promql import INSTANCE, INTERVAL, one_of, quantile, rate, total
 
 
 def boards(facts: Facts, description: str) -> dict[str, Json]:
@@ -33,31 +30,20 @@ def boards(facts: Facts, description: str) -> dict[str, Json]:
             _cache(facts),
             [instance, variable("route", "Route", f"{ns}_cache_hit_rate")],
         )
+    if facts.batches:
+        made["batches"] = ("batches", batch_board.panels(facts), [instance])
     return {
         key: dashboard(f"{ns}-{key}", f"{ns}: {title}", description, panels, variables, ns)
         for key, (title, panels, variables) in made.items()
     }
 
 
-def _rate(metric: str, by: str, matchers: str = "", window: str = _RATE) -> str:
-    inside = f"{_INSTANCE},{matchers}" if matchers else _INSTANCE
-    return f"sum by ({by}) (rate({metric}{{{inside}}}[{window}]))"
-
-
-def _total(metric: str, matchers: str) -> str:
-    return f"sum(rate({metric}{{{_INSTANCE},{matchers}}}[{_RATE}]))"
-
-
-def _quantile(share: float, metric: str, by: str, matchers: str = "") -> str:
-    return f"histogram_quantile({share}, {_rate(f'{metric}_bucket', f'{by}, le' if by else 'le', matchers)})"
-
-
 def _overview(facts: Facts) -> Iterator[Panel]:
     ns = facts.namespace
     clients = one_of("route", facts.of_clients())
     requests, durations = f"{ns}_api_requests_total", f"{ns}_api_request_duration_seconds"
-    every = _total(requests, clients)
-    failed = _total(requests, f'{clients},status=~"5.."')
+    every = total(requests, clients)
+    failed = total(requests, f'{clients},status=~"5.."')
     yield Panel("Requests", [Query(every)], "reqps", "stat", width=4, height=4)
     yield Panel(
         "Answers 5xx",
@@ -71,7 +57,7 @@ def _overview(facts: Facts) -> Iterator[Panel]:
     )
     yield Panel(
         "p95",
-        [Query(_quantile(0.95, durations, "", clients))],
+        [Query(quantile(0.95, durations, "", clients))],
         "s",
         "stat",
         "Alert SlowResponses: 2 s.",
@@ -81,10 +67,10 @@ def _overview(facts: Facts) -> Iterator[Panel]:
     )
     if facts.cached():
         operations, cached = f"{ns}_cache_operations_total", one_of("route", facts.cached())
-        served = _total(operations, f"{cached},{figures.SERVED}")
+        served = total(operations, f"{cached},{figures.SERVED}")
         yield Panel(
             "Answered from the cache",
-            [Query(f"({served} or vector(0)) / {_total(operations, cached)}")],
+            [Query(f"({served} or vector(0)) / {total(operations, cached)}")],
             "percentunit",
             "stat",
             "Of the routes that have a cache.",
@@ -94,7 +80,7 @@ def _overview(facts: Facts) -> Iterator[Panel]:
     if facts.falling_back():
         yield Panel(
             "Fallbacks",
-            [Query(f"sum(rate({ns}_fallbacks_total{{{_INSTANCE}}}[{_RATE}])) or vector(0)")],
+            [Query(f"sum(rate({ns}_fallbacks_total{{{INSTANCE}}}[{INTERVAL}])) or vector(0)")],
             "reqps",
             "stat",
             limits=[(0.001, "yellow")],
@@ -102,19 +88,19 @@ def _overview(facts: Facts) -> Iterator[Panel]:
             height=4,
         )
     if facts.breakers:
-        open_ = f"count({ns}_circuit_breaker_state{{{_INSTANCE}}} == 2) or vector(0)"
+        open_ = f"count({ns}_circuit_breaker_state{{{INSTANCE}}} == 2) or vector(0)"
         yield Panel("Breakers open", [Query(open_)], "short", "stat", limits=[(1, "red")], width=4, height=4)
-    yield Panel("Answers by status", [Query(_rate(requests, "status", clients))], "reqps", stacked=True)
+    yield Panel("Answers by status", [Query(rate(requests, "status", clients))], "reqps", stacked=True)
     yield Panel(
         "Time to the whole answer",
-        [Query(_quantile(share, durations, "", clients), f"p{share * 100:g}") for share in (0.5, 0.95, 0.99)],
+        [Query(quantile(share, durations, "", clients), f"p{share * 100:g}") for share in (0.5, 0.95, 0.99)],
         "s",
         text="Of all clients' routes together; 2 s at p95 is the alert SlowResponses.",
         limits=[(2, "red")],
     )
     yield Panel(
         "Errors of the sidecar's own",
-        [Query(_rate(f"{ns}_api_errors_total", "code"))],
+        [Query(rate(f"{ns}_api_errors_total", "code"))],
         "reqps",
         text="By Sidecar-Error code: why there was no answer of the app.",
         stacked=True,
@@ -123,16 +109,14 @@ def _overview(facts: Facts) -> Iterator[Panel]:
         yield _breakers(facts)
     yield Panel(
         "Answers made without an upstream they need",
-        [Query(_rate(f"{ns}_degraded_total", "route, upstream"), "{{route}} without {{upstream}}")],
+        [Query(rate(f"{ns}_degraded_total", "route, upstream"), "{{route}} without {{upstream}}")],
         "reqps",
         text="Marked Sidecar-Degraded, and not cached.",
     )
-    yield Panel(
-        "Connections", [Query(f"{ns}_connections_active{{{_INSTANCE}}}", "{{instance}} {{listener}}")]
-    )
+    yield Panel("Connections", [Query(f"{ns}_connections_active{{{INSTANCE}}}", "{{instance}} {{listener}}")])
     yield Panel(
         "Event-loop lag, worst of a minute",
-        [Query(f"{ns}_event_loop_lag_max_seconds{{{_INSTANCE}}}", "{{instance}}")],
+        [Query(f"{ns}_event_loop_lag_max_seconds{{{INSTANCE}}}", "{{instance}}")],
         "s",
         text="Every request waits for so long. Alert EventLoopLag: 0.5 s.",
         limits=[(0.5, "red")],
@@ -140,8 +124,8 @@ def _overview(facts: Facts) -> Iterator[Panel]:
     yield Panel(
         "CPU and memory",
         [
-            Query(f"{ns}_system_cpu_usage_percent{{{_INSTANCE}}}", "{{instance}} CPU"),
-            Query(f"{ns}_system_memory_usage_percent{{{_INSTANCE}}}", "{{instance}} memory"),
+            Query(f"{ns}_system_cpu_usage_percent{{{INSTANCE}}}", "{{instance}} CPU"),
+            Query(f"{ns}_system_memory_usage_percent{{{INSTANCE}}}", "{{instance}} memory"),
         ],
         "percent",
         text="Of the machine, or of the container's limit.",
@@ -149,13 +133,13 @@ def _overview(facts: Facts) -> Iterator[Panel]:
     )
     yield Panel(
         "The sidecar's own memory",
-        [Query(f"{ns}_process_resident_memory_bytes{{{_INSTANCE}}}", "{{instance}}")],
+        [Query(f"{ns}_process_resident_memory_bytes{{{INSTANCE}}}", "{{instance}}")],
         "bytes",
     )
 
 
 def _breakers(facts: Facts) -> Panel:
-    state = f"max by (upstream) ({facts.namespace}_circuit_breaker_state{{{_INSTANCE}}})"
+    state = f"max by (upstream) ({facts.namespace}_circuit_breaker_state{{{INSTANCE}}})"
     return Panel(
         "Circuit breakers",
         [Query(state, "{{upstream}}")],
@@ -167,7 +151,7 @@ def _breakers(facts: Facts) -> Panel:
 def _routes(facts: Facts) -> Iterator[Panel]:
     ns = facts.namespace
     route = 'route=~"$route"'
-    yield Panel("Requests", [Query(_rate(f"{ns}_api_requests_total", "route", route))], "reqps")
+    yield Panel("Requests", [Query(rate(f"{ns}_api_requests_total", "route", route))], "reqps")
     ratio = f"{figures.error_ratio(facts)}{{{route}}}"
     yield Panel(
         "Share of 5xx",
@@ -177,7 +161,7 @@ def _routes(facts: Facts) -> Iterator[Panel]:
         limits=[(0.1, "red")],
     )
     durations = f"{ns}_api_request_duration_seconds"
-    yield Panel("p95", [Query(_quantile(0.95, durations, "route", route), "{{route}}")], "s")
+    yield Panel("p95", [Query(quantile(0.95, durations, "route", route), "{{route}}")], "s")
     for threshold, names in facts.by_threshold():
         yield Panel(
             f"p95 where {threshold:g} s is near the deadline",
@@ -188,31 +172,31 @@ def _routes(facts: Facts) -> Iterator[Panel]:
         )
     yield Panel(
         "Errors of the sidecar's own",
-        [Query(_rate(f"{ns}_api_errors_total", "route, code", route), "{{route}} {{code}}")],
+        [Query(rate(f"{ns}_api_errors_total", "route, code", route), "{{route}} {{code}}")],
         "reqps",
         stacked=True,
     )
     yield Panel(
         "Retries",
-        [Query(_rate(f"{ns}_retries_total", "route, reason", route), "{{route}} {{reason}}")],
+        [Query(rate(f"{ns}_retries_total", "route, reason", route), "{{route}} {{reason}}")],
         "reqps",
         text="Attempts that were repeated, by what was wrong with the one before.",
     )
     yield Panel(
         "Retries that were not made",
-        [Query(_rate(f"{ns}_retries_skipped_total", "route, reason", route), "{{route}} {{reason}}")],
+        [Query(rate(f"{ns}_retries_skipped_total", "route, reason", route), "{{route}} {{reason}}")],
         "reqps",
         text="By what forbade them: the budget, the method, the time left.",
     )
     if facts.falling_back():
         yield Panel(
             "Fallbacks",
-            [Query(_rate(f"{ns}_fallbacks_total", "route, rung", route), "{{route}} {{rung}}")],
+            [Query(rate(f"{ns}_fallbacks_total", "route, rung", route), "{{route}} {{rung}}")],
             "reqps",
             text="By the step of the ladder that answered.",
         )
     refused = [
-        Query(_rate(f"{ns}_{metric}_rejections_total", "route", route), f"{{{{route}}}} {metric}")
+        Query(rate(f"{ns}_{metric}_rejections_total", "route", route), f"{{{{route}}}} {metric}")
         for metric, used in (
             ("rate_limit", facts.rate_limits),
             ("concurrency_limit", facts.limits),
@@ -226,8 +210,8 @@ def _routes(facts: Facts) -> Iterator[Panel]:
     yield Panel(
         "Clients that left, answers cut off",
         [
-            Query(_rate(f"{ns}_clients_gone_total", "route", route), "{{route}} left"),
-            Query(_rate(f"{ns}_responses_aborted_total", "route", route), "{{route}} cut off"),
+            Query(rate(f"{ns}_clients_gone_total", "route", route), "{{route}} left"),
+            Query(rate(f"{ns}_responses_aborted_total", "route", route), "{{route}} cut off"),
         ],
         "reqps",
     )
@@ -240,7 +224,7 @@ def _upstreams(facts: Facts) -> Iterator[Panel]:
         "Attempts by verdict",
         [
             Query(
-                _rate(f"{ns}_upstream_attempts_total", "upstream, verdict", upstream),
+                rate(f"{ns}_upstream_attempts_total", "upstream, verdict", upstream),
                 "{{upstream}} {{verdict}}",
             )
         ],
@@ -250,7 +234,7 @@ def _upstreams(facts: Facts) -> Iterator[Panel]:
     )
     durations = f"{ns}_upstream_attempt_duration_seconds"
     yield Panel(
-        "p95 of attempts", [Query(_quantile(0.95, durations, "upstream", upstream), "{{upstream}}")], "s"
+        "p95 of attempts", [Query(quantile(0.95, durations, "upstream", upstream), "{{upstream}}")], "s"
     )
     if facts.breakers:
         yield _breakers(facts)
@@ -258,46 +242,44 @@ def _upstreams(facts: Facts) -> Iterator[Panel]:
         yield Panel(
             "Attempts in flight, and how many may be",
             [
-                Query(f"{ns}_concurrency_in_flight{{{_INSTANCE},{upstream}}}", "{{upstream}} in flight"),
-                Query(f"{ns}_concurrency_limit{{{_INSTANCE},{upstream}}}", "{{upstream}} limit"),
-                Query(f"{ns}_concurrency_queue_length{{{_INSTANCE},{upstream}}}", "{{upstream}} waiting"),
+                Query(f"{ns}_concurrency_in_flight{{{INSTANCE},{upstream}}}", "{{upstream}} in flight"),
+                Query(f"{ns}_concurrency_limit{{{INSTANCE},{upstream}}}", "{{upstream}} limit"),
+                Query(f"{ns}_concurrency_queue_length{{{INSTANCE},{upstream}}}", "{{upstream}} waiting"),
             ],
         )
     if facts.budgets:
         yield Panel(
             "Retries that the budget allows",
-            [Query(f"{ns}_retry_budget_available{{{_INSTANCE},{upstream}}}", "{{upstream}}")],
+            [Query(f"{ns}_retry_budget_available{{{INSTANCE},{upstream}}}", "{{upstream}}")],
             text="At 0, failed attempts are not repeated.",
         )
     if facts.paces:
         yield Panel(
             "Quota left",
-            [Query(f"{ns}_quota_remaining{{{_INSTANCE},{upstream}}}", "{{upstream}}")],
+            [Query(f"{ns}_quota_remaining{{{INSTANCE},{upstream}}}", "{{upstream}}")],
             text="As far as the provider states it.",
         )
         yield Panel(
             "Held for want of quota",
-            [Query(f"max by (upstream) ({ns}_pace_held{{{_INSTANCE},{upstream}}})", "{{upstream}}")],
+            [Query(f"max by (upstream) ({ns}_pace_held{{{INSTANCE},{upstream}}})", "{{upstream}}")],
             kind="state-timeline",
             states=(("goes", "green"), ("held", "red")),
         )
         yield Panel(
             "Wait for a turn, p95",
-            [Query(_quantile(0.95, f"{ns}_pace_wait_seconds", "upstream, class", upstream))],
+            [Query(quantile(0.95, f"{ns}_pace_wait_seconds", "upstream, class", upstream))],
             "s",
         )
     yield Panel(
         "Connections opened and reused",
         [
             Query(
-                _rate(f"{ns}_upstream_connections_opened_total", "upstream", upstream), "{{upstream}} opened"
+                rate(f"{ns}_upstream_connections_opened_total", "upstream", upstream), "{{upstream}} opened"
             ),
             Query(
-                _rate(f"{ns}_upstream_connections_reused_total", "upstream", upstream), "{{upstream}} reused"
+                rate(f"{ns}_upstream_connections_reused_total", "upstream", upstream), "{{upstream}} reused"
             ),
-            Query(
-                _rate(f"{ns}_upstream_connect_failures_total", "upstream", upstream), "{{upstream}} failed"
-            ),
+            Query(rate(f"{ns}_upstream_connect_failures_total", "upstream", upstream), "{{upstream}} failed"),
         ],
         "ops",
     )
@@ -305,7 +287,7 @@ def _upstreams(facts: Facts) -> Iterator[Panel]:
         calls = f"{ns}_external_api_calls_total"
         yield Panel(
             "The app's calls to others",
-            [Query(_rate(calls, "upstream, verdict"), "{{upstream}} {{verdict}}")],
+            [Query(rate(calls, "upstream, verdict"), "{{upstream}} {{verdict}}")],
             "reqps",
             text="Alerts …APIErrors and ExternalAPIKeyRefused go by the verdicts.",
             stacked=True,
@@ -313,12 +295,12 @@ def _upstreams(facts: Facts) -> Iterator[Panel]:
         external = f"{ns}_external_api_duration_seconds"
         yield Panel(
             "p95 of those calls",
-            [Query(_quantile(0.95, external, "upstream"), "{{upstream}}")],
+            [Query(quantile(0.95, external, "upstream"), "{{upstream}}")],
             "s",
             text="Alert ExternalServiceTimeout.",
         )
         yield Panel(
-            "Hosts resolved", [Query(_rate(f"{ns}_dns_lookups_total", "outcome"))], "ops", stacked=True
+            "Hosts resolved", [Query(rate(f"{ns}_dns_lookups_total", "outcome"))], "ops", stacked=True
         )
 
 
@@ -334,11 +316,11 @@ def _cache(facts: Facts) -> Iterator[Panel]:
         most=1,
     )
     yield Panel(
-        "Requests by what the cache did", [Query(_rate(operations, "outcome", route))], "reqps", stacked=True
+        "Requests by what the cache did", [Query(rate(operations, "outcome", route))], "reqps", stacked=True
     )
     yield Panel(
         "Misses by route",
-        [Query(_rate(operations, "route", f'{route},outcome="miss"'), "{{route}}")],
+        [Query(rate(operations, "route", f'{route},outcome="miss"'), "{{route}}")],
         "reqps",
         text="Each is a request to the upstream.",
     )
@@ -346,7 +328,7 @@ def _cache(facts: Facts) -> Iterator[Panel]:
         "Stale answers",
         [
             Query(
-                _rate(operations, "route, outcome", f'{route},outcome=~"stale|updating"'),
+                rate(operations, "route, outcome", f'{route},outcome=~"stale|updating"'),
                 "{{route}} {{outcome}}",
             )
         ],
@@ -355,7 +337,7 @@ def _cache(facts: Facts) -> Iterator[Panel]:
     )
     yield Panel(
         "Hit ratio since the start",
-        [Query(f"{ns}_cache_hit_rate{{{_INSTANCE},{route}}}", "{{instance}} {{route}}")],
+        [Query(f"{ns}_cache_hit_rate{{{INSTANCE},{route}}}", "{{instance}} {{route}}")],
         "percentunit",
         most=1,
     )

@@ -66,6 +66,7 @@ class Facts:
     limits: bool
     rate_limits: bool
     redis: bool
+    batches: bool
 
     def of_clients(self) -> tuple[str, ...]:
         """Routes that clients ask for, and that do not answer by themselves."""
@@ -114,6 +115,7 @@ def facts_of(loaded: Loaded) -> Facts:
         limits=any(it.concurrency_limit is not None for it in holders),
         rate_limits=any(it is not None for it in rate_limits),
         redis=loaded.config.cache.redis is not None,
+        batches=loaded.config.batch.store is not None,
     )
 
 

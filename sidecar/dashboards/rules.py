@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from sidecar.dashboards import figures, sidecar_alerts
+from sidecar.dashboards import batch_alerts, figures, sidecar_alerts
 from sidecar.dashboards.alert import Alert, Case, bucket_above, growing, histogram, steady
 from sidecar.dashboards.facts import MEASURABLE, Facts, UpstreamFacts
 from sidecar.dashboards.promql import one_of, seconds
@@ -38,6 +38,7 @@ def alerts(facts: Facts, job: str = JOB) -> list[Alert]:
         *_cache(facts),
         *_policies(facts),
         *_calls(facts),
+        *(batch_alerts.alerts(facts) if facts.batches else ()),
     ]
 
 

@@ -131,6 +131,18 @@ def test_what_is_not_in_force_has_no_rule(bare: Loaded) -> None:
     assert "grafana/shop-cache.json" not in made
 
 
+def test_batches_are_watched_where_there_is_a_store(bare: Loaded, tmp_path: Path) -> None:
+    """Which there is unless it is turned off."""
+    watched = {alert.name for alert in rules.alerts(facts_of(bare)) if alert.name.startswith("Batch")}
+    assert watched == {"BatchLinesFailing", "BatchStalled", "BatchProcessingBacklog", "BatchStoreDown"}
+    assert "grafana/shop-batches.json" in generate(bare)
+    file = tmp_path / "without.yaml"
+    file.write_text("batch: {store: off}\n", encoding="utf-8")
+    without = load(file, {})
+    assert not any("Batch" in alert.name for alert in rules.alerts(facts_of(without)))
+    assert not any("batch" in text for text in generate(without).values())
+
+
 def test_the_namespace_is_that_of_the_metrics(bare: Loaded) -> None:
     """In every name, of files too, so that two sidecars' fit in one directory."""
     made = generate(bare)
@@ -154,7 +166,7 @@ def test_again_it_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     """Files that are as they should be are not even written."""
     assert run(tmp_path) == 0
     before = content(tmp_path)
-    assert len(before) == 6
+    assert len(before) == 7
     capsys.readouterr()
     assert run(tmp_path) == 0
     assert content(tmp_path) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import time
 from pathlib import Path
@@ -47,6 +48,22 @@ def test_every_rule_fires_and_is_quiet(shipped: Loaded, tmp_path: Path) -> None:
             f"{name} {kind}" for name in alerting
         )
     promtool(folder, "test", "rules", "nextvision.tests.yml")
+
+
+def test_every_query_of_a_dashboard_is_promql(shipped: Loaded, tmp_path: Path) -> None:
+    """Prometheus itself parses each, with the variables of Grafana filled in."""
+    exprs = [
+        target["expr"].replace("$__rate_interval", "5m")
+        for name, text in generate(shipped).items()
+        if name.endswith(".json")
+        for panel in json.loads(text)["panels"]
+        for target in panel["targets"]
+    ]
+    assert len(exprs) > 50
+    rules = [{"record": f"query:{number}", "expr": expr} for number, expr in enumerate(exprs)]
+    file = tmp_path / "queries.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}), encoding="utf-8")
+    promtool(tmp_path, "check", "rules", file.name)
 
 
 @pytest.mark.timeout(120)
