@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.support.batches import BatchClient, CountingApp, batch_sidecar, jobs, ndjson, started
 from tests.support.browser import Page
 from tests.support.processes import Sidecar, TinyApp
 
@@ -194,3 +195,65 @@ async def test_who_cannot_see_it_can_use_it(sidecar: Sidecar, page: Page) -> Non
     assert await page.run("document.activeElement.className") == "skip"
     assert await page.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert await page.run("document.querySelector('[role=status]').getAttribute('aria-live')") == "polite"
+
+
+async def test_batches_are_seen_while_they_run(page: Page, tmp_path: Path) -> None:
+    """A batch appears by its name, its bar grows, lines that fail are counted; one that is held says why."""
+    policies = {
+        "name": "counted",
+        "routes": [
+            {"name": "jobs", "match": {"path": "/jobs/*"}},
+            {
+                "name": "held",
+                "match": {"path": "/held"},
+                "fault": {"respond": {"status": 503}},
+                "circuit_breaker": {"consecutive": 1, "open_for": "60s", "scope": "route"},
+            },
+        ],
+    }
+    async with CountingApp(seconds=0.5) as app:
+        sidecar = batch_sidecar(tmp_path, app, policies=policies)
+        await started(sidecar)
+        try:
+            await page.go(sidecar.admin)
+            await page.until(f"{LIVE} && {text('#batches-none')} === 'None yet.'")
+            async with BatchClient(sidecar) as client:
+                lines = jobs(80, "GET") + ndjson(
+                    [{"custom_id": "lost", "method": "GET", "url": "/jobs/un/known"}]  # the app answers 404
+                )
+                await client.accepted(lines, name="nightly", max_concurrency="5", retries="0")
+                bar = "document.querySelector('#batches progress').value"
+                await page.until(f"{text('#batches th')}.startsWith('nightly') && {bar} > 0 && {bar} < 1")
+                assert await page.run(text("#batches td .state")) == "running"
+                assert " a second" in await page.run(text("#batches td:last-child"))
+                assert await page.run("document.getElementById('batches-none').hidden")
+                seen = await page.run(bar)
+                await page.until(f"{bar} > {seen}")
+                label = "document.querySelector('#batches progress').ariaLabel"
+                assert await page.run(label) == "Progress of batch nightly"
+                await page.until(f"{text('#batches td .state')} === 'completed'", 60)
+                assert await page.run(text("#batches td small")) == "81 of 81, 1 failed"
+                await client.accepted(
+                    ndjson({"custom_id": str(n), "method": "GET", "url": "/held"} for n in range(3))
+                )
+                await page.until(f"{text('#batches td .state')} === 'paused'")
+                assert "held" in await page.run(text("#batches td .why"))
+        finally:
+            await sidecar.end()
+    assert page.complaints == []
+
+
+async def test_without_a_batch_store_there_is_no_panel(page: Page, tmp_path: Path) -> None:
+    """And nothing asks for batches over and over."""
+    async with CountingApp() as app:
+        sidecar = batch_sidecar(tmp_path, app, batch={"store": "off"})
+        await started(sidecar)
+        try:
+            await page.go(sidecar.admin)
+            await page.until(LIVE)
+            asked = "performance.getEntriesByType('resource').filter((it) => it.name.includes('batch/stats'))"
+            await page.until(f"{asked}.some((it) => it.responseEnd)")
+            assert await page.run("document.getElementById('batches-panel').hidden")
+        finally:
+            await sidecar.end()
+    assert page.complaints == []

@@ -1,13 +1,14 @@
-// Batches and how far they are: where the API has them.
+// Batches and how far they are: where there is a store for them.
 
-import { byId, el, row, rows, setText } from "./dom.js";
+import { byId, duration, el, rate, row, rows, setText } from "./dom.js";
 
 const PERIOD = 2000;
+const MOST = 20;
 
 export async function watchBatches(visible) {
   try {
-    const { paths } = await (await fetch("/openapi.json")).json();
-    if (!paths["/batches"] || !paths["/batches"].get) return;
+    const { enabled } = await (await fetch("/admin/batch/stats")).json();
+    if (enabled === false) return;
   } catch {
     setTimeout(() => watchBatches(visible), 5 * PERIOD);
     return;
@@ -18,34 +19,50 @@ export async function watchBatches(visible) {
 }
 
 async function look() {
-  let listed;
   try {
     const answer = await fetch("/batches");
-    if (!answer.ok) return;
-    listed = await answer.json();
+    const told = await answer.json();
+    if (answer.ok) draw(told.batches.slice(0, MOST));
+    else trouble(`Not known just now: ${told.detail}`); // those that are shown stay
   } catch {
-    return; // the live line tells that the sidecar is away
+    // the live line tells that the sidecar is away
   }
-  const batches = (Array.isArray(listed) ? listed : listed.batches || []).slice(0, 20);
+}
+
+function trouble(text) {
+  setText(byId("batches-none"), text);
+  byId("batches-none").hidden = false;
+}
+
+function draw(batches) {
   rows(
     byId("batches"),
     batches,
     (it) => it.id,
     () => {
       const made = row(3);
+      made.children[0].append(el("span"), " ", el("small"));
+      made.children[1].append(el("span", { class: "state" }), el("span", { class: "why" }));
       made.children[2].append(el("progress", { max: "1" }), " ", el("small"));
       return made;
     },
     (made, it) => {
-      const counts = it.counts || {};
-      const done = (counts.completed || 0) + (counts.failed || 0) + (counts.unknown || 0);
-      const bar = made.children[2].firstChild;
-      setText(made.children[0], it.id);
-      setText(made.children[1], it.status);
-      bar.value = counts.total ? done / counts.total : 0;
-      bar.setAttribute("aria-label", `Progress of batch ${it.id}`);
-      setText(made.children[2].lastChild, `${done} of ${counts.total || 0}${counts.failed ? `, ${counts.failed} failed` : ""}`);
+      const [name, status, progress] = made.children;
+      const { total, completed, failed, unknown } = it.counts;
+      const done = completed + failed + unknown;
+      setText(name.firstChild, it.name || it.id);
+      setText(name.lastChild, it.name ? it.id : "");
+      status.firstChild.className = `state ${{ paused: "warning", failed: "critical" }[it.status] || ""}`;
+      setText(status.firstChild, it.status);
+      setText(status.lastChild, it.reason || "");
+      progress.firstChild.value = total ? done / total : 0;
+      progress.firstChild.setAttribute("aria-label", `Progress of batch ${it.name || it.id}`);
+      const speed = it.finished === undefined && it.jobs_per_second ? `${rate(it.jobs_per_second)} a second` : "";
+      const left = it.eta_seconds ? `${duration(it.eta_seconds)} left` : "";
+      const bad = [failed && `${failed} failed`, unknown && `${unknown} unknown`];
+      setText(progress.lastChild, [`${done} of ${total}`, ...bad, speed, left].filter(Boolean).join(", "));
     },
   );
-  byId("batches-none").hidden = batches.length > 0;
+  if (batches.length) byId("batches-none").hidden = true;
+  else trouble("None yet.");
 }
