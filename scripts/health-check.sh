@@ -87,7 +87,9 @@ metrics() {
 performance() {
     fetch /monitoring/performance || return
     if [ "$code" = 200 ]; then
-        printf '/monitoring/performance:\n%s\n' "$body"
+        state=$(status)
+        printf '/monitoring/performance: %s\n%s\n' "$state" "$body"
+        judge "$state"
     else
         echo "/monitoring/performance: HTTP $code"
         found 2

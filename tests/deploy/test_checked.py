@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import yaml
 
 from tests.support.processes import Program, Sidecar, TinyApp, free_port, until_connects
+from tests.support.valkey import running
 
 pytestmark = pytest.mark.system
 
@@ -196,38 +196,54 @@ def health(admin: str, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-async def until(wanted: int, admin: str, mode: str) -> int:
-    """The exit code, once it is as wanted, or after half a minute."""
+MODES = ("basic", "detailed", "performance", "readiness", "liveness", "metrics", "full")
+
+
+async def until(wanted: int, admin: str) -> None:
+    """Waits until the exit code of `basic` is as wanted, for half a minute at most."""
     for _ in range(150):
-        code, _said = health(admin, mode)
+        code, said = health(admin)
         if code == wanted:
-            break
+            return
         await asyncio.sleep(0.2)
-    return code
+    raise AssertionError(f"{code} instead of {wanted}: {said}")
 
 
+def codes(admin: str) -> dict[str, int]:
+    return {mode: health(admin, mode)[0] for mode in MODES}
+
+
+@pytest.mark.timeout(120)
 async def test_health_check_tells_how_it_is(tmp_path: Path) -> None:
-    """By its exit code: 0 all is well, 2 the app is dead, 3 no answer, 64 asked wrongly."""
+    """By the exit code of each mode: 0 all is well, 1 Redis is dead, 2 the app is dead, 3 nobody answers."""
     app = TinyApp(tmp_path)
-    sidecar = Sidecar(tmp_path, app.port)
+    port = free_port()
+    policy = {"name": "tiny", "routes": [{"name": "all", "cache": {"ttl": "1m"}}]}
+    sidecar = Sidecar(
+        tmp_path,
+        app.port,
+        policy,
+        app={"url": f"http://127.0.0.1:{app.port}", "health_interval": "1s"},
+        cache={"redis": f"redis://127.0.0.1:{port}"},
+    )
+    lives = {"liveness": 0, "metrics": 0}
     await app.start()
-    await sidecar.start()
-    try:
-        for mode in ("basic", "detailed", "liveness", "readiness", "metrics"):
-            assert await until(0, sidecar.admin, mode) == 0
-        async with (
-            aiohttp.ClientSession() as http,
-            http.get(sidecar.admin + "/monitoring/performance") as page,
-        ):
-            there = page.status == 200
-        for mode in ("performance", "full"):
-            assert health(sidecar.admin, mode)[0] == (0 if there else 2)
-        await app.end()
-        code = await until(2, sidecar.admin, "readiness")
-        assert code == 2
-        assert health(sidecar.admin)[0] >= 2
-        assert health(sidecar.admin, "liveness")[0] == 0
-        assert health(sidecar.admin, "wellness")[0] == 64
-    finally:
-        await sidecar.end()
-    assert health(sidecar.admin)[0] == 3
+    with running(port=port) as redis:
+        await sidecar.start()
+        try:
+            await until(0, sidecar.admin)
+            assert codes(sidecar.admin) == dict.fromkeys(MODES, 0)
+            redis.kill()
+            await until(1, sidecar.admin)
+            assert codes(sidecar.admin) == dict.fromkeys(MODES, 1) | lives
+            await app.end()
+            await until(2, sidecar.admin)
+            assert codes(sidecar.admin) == dict.fromkeys(MODES, 2) | lives
+        finally:
+            await sidecar.end()
+    assert codes(sidecar.admin) == dict.fromkeys(MODES, 3)
+
+
+def test_health_check_says_how_it_is_used() -> None:
+    """An unknown mode is 64, which is no state of health."""
+    assert health("http://127.0.0.1:9", "wellness") == (64, "")
