@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from sidecar.alternates import pools
@@ -30,6 +31,8 @@ from sidecar.upstreams.tls import UpstreamTls, tls_context
 from sidecar.upstreams.tunnel import Tunnels
 
 if TYPE_CHECKING:
+    import socket
+
     from sidecar.clock import Clock, Ids
     from sidecar.config.inject_policy import Inject
     from sidecar.config.load import Loaded
@@ -102,14 +105,18 @@ class EgressPlane:
         on_refused: Callable[[str, ClientError], None],
         use: Use | None = None,
         spares: SpareContexts | None = None,
+        inherited: Mapping[str, Sequence[socket.socket]] = MappingProxyType({}),
     ) -> None:
-        """`use` learns what is compiled at first; `spares` are contexts made ahead. Raises `CannotStart`."""
+        """`use` learns what is compiled at first; `spares` are contexts made ahead; `inherited` are sockets
+        that listen already, by the address as it is configured. Raises `CannotStart`.
+        """
         config = loaded.config
         self._loaded = loaded
         self._clock: Clock = services.clock
         self._metrics = services.metrics
         self._ids = ids
         self._log = get_logger("sidecar.egress")
+        self._inherited = inherited
         self._bound: list[Address] = []
         """Where its listeners listen."""
         self._complain = TlsComplaints(self._clock, self._log)
@@ -302,7 +309,7 @@ class EgressPlane:
         bound = []
         for address in addresses:
             with binding(key, address):
-                bound.append(await listener.start(address))
+                bound.append(await listener.start(address, self._inherited.get(str(address), ())))
         self._bound += bound
         self.addresses[key.removeprefix("listen.")] = tuple(bound)
         self.shown[key.removeprefix("listen.").replace(" ", "_")] = ", ".join(map(str, bound))

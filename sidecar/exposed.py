@@ -12,14 +12,14 @@ from sidecar.exchange import Exchange, Response
 from sidecar.headers import Line
 
 if TYPE_CHECKING:
-    from sidecar.admin.pages import Pages
+    from sidecar.admin.pages import Showing
     from sidecar.pipeline import Handler
 
 METHODS: Final = frozenset({"GET", "HEAD"})
 
 
 def exposing(
-    paths: Sequence[str], pages: Callable[[], Pages | None], route: Callable[[Exchange], Handler]
+    paths: Sequence[str], pages: Callable[[], Showing | None], route: Callable[[Exchange], Handler]
 ) -> Callable[[Exchange], Handler]:
     """`route`, but for `paths`; `pages` gives None until there are any."""
     exposed = frozenset(paths)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from sidecar.admin.page import Page
 from sidecar.admin.route import Route
+
+
+class Showing(Protocol):
+    """Who has the pages: this process, or the one that started it."""
+
+    async def get(self, path: str, accept: str = "") -> Page | None:
+        """The page at `path`, in the format that `Accept` asks for; None where there is none."""
+        ...
 
 
 class Pages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.config.addresses import Address
@@ -14,6 +14,8 @@ from sidecar.listeners.protocol import ServerProtocol
 from sidecar.upstreams.anywhere import parse_authority
 
 if TYPE_CHECKING:
+    import socket
+
     from sidecar.exchange import Exchange, Request
     from sidecar.listeners.parser import Incoming, RequestParser
     from sidecar.pipeline import Handler
@@ -33,8 +35,8 @@ class EgressListener(Interceptor):
         self._own: set[bytes] = set()
         """What `Host` says to a client that calls the listener itself."""
 
-    async def start(self, address: Address) -> Address:
-        bound = await super().start(address)
+    async def start(self, address: Address, inherited: Sequence[socket.socket] = ()) -> Address:
+        bound = await super().start(address, inherited)
         if bound.unix is None:
             for host in (bound.host, "localhost", "127.0.0.1", "::1"):
                 self._own.add(str(Address(host, bound.port)).encode())

@@ -16,6 +16,8 @@ from sidecar.listeners.parser import Incoming, RequestParser
 from sidecar.listeners.protocol import ServerProtocol
 
 if TYPE_CHECKING:
+    import socket
+
     from sidecar.clock import Clock, Ids
     from sidecar.exchange import Exchange
     from sidecar.pipeline import Handler
@@ -42,6 +44,10 @@ class Limits:
     header_timeout: float
     idle: float
     drain: float
+
+
+BACKLOG: Final = 1024
+"""Connections that may wait to be accepted."""
 
 
 class Connection(Protocol):
@@ -97,17 +103,34 @@ class Listener:
 
     # -- life ----------------------------------------------------------------------------------
 
-    async def start(self, address: Address) -> Address:
-        """Binds one more address; returns it with its real port. Raises `OSError`."""
+    async def start(self, address: Address, inherited: Sequence[socket.socket] = ()) -> Address:
+        """Binds one more address; returns it with its real port. Raises `OSError`.
+
+        `inherited` are sockets that are bound to it already: then none is made.
+        """
         loop = asyncio.get_running_loop()
+        if inherited:
+            real = address
+            for sock in inherited:
+                real = await self.take_over(address, sock)
+            return real
         if address.unix is not None:
             self._servers.append(await loop.create_unix_server(self.protocol, address.unix))
             return address
         server = await loop.create_server(
-            self.protocol, address.host, address.port, backlog=1024, reuse_address=True
+            self.protocol, address.host, address.port, backlog=BACKLOG, reuse_address=True
         )
         self._servers.append(server)
         return Address(address.host, server.sockets[0].getsockname()[1])
+
+    async def take_over(self, address: Address, sock: socket.socket) -> Address:
+        """Accepts from a socket that listens already, and that others may accept from as well."""
+        loop = asyncio.get_running_loop()
+        if address.unix is not None:
+            self._servers.append(await loop.create_unix_server(self.protocol, sock=sock))
+            return address
+        self._servers.append(await loop.create_server(self.protocol, sock=sock, backlog=BACKLOG))
+        return Address(address.host, sock.getsockname()[1])
 
     def protocol(self) -> asyncio.Protocol:
         """What serves a new connection."""
