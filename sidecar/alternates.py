@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sidecar.pipeline import Handler, Place, compile_alternate, compile_pipeline
 from sidecar.responder import Responder
 
 if TYPE_CHECKING:
     from sidecar.config.schema import PolicyFile, Rung, RungTarget
-    from sidecar.upstreams.pool import Upstream
-
-Pools = Mapping["RungTarget", "Upstream"]
 
 
-def pools(policies: Iterable[PolicyFile], make: Callable[[str, Rung], Upstream]) -> Pools:
+class Pool(Protocol):
+    """What makes attempts: `Upstream`, or what stands in for one."""
+
+    name: str
+
+    def handler(self, idle: float | None) -> Handler: ...
+
+
+Pools = Mapping["RungTarget", Pool]
+
+
+def pools(policies: Iterable[PolicyFile], make: Callable[[str, Rung], Pool]) -> Pools:
     """One pool for all rungs that name the same upstream, reached in the same way.
 
     `make` is given the name by which metrics know it: its URL, unless that is the name of another already.
     """
-    made: dict[RungTarget, Upstream] = {}
+    made: dict[RungTarget, Pool] = {}
     names: set[str] = set()
     for policy in policies:
         for route in policy.routes:
@@ -35,7 +43,7 @@ def pools(policies: Iterable[PolicyFile], make: Callable[[str, Rung], Upstream])
     return made
 
 
-def compile_route(place: Place, upstream: Upstream, others: Pools) -> Handler:
+def compile_route(place: Place, upstream: Pool, others: Pools) -> Handler:
     """The pipeline of a route to `upstream`; of one that answers by itself, without any."""
     route = place.route
     if route.respond is not None:

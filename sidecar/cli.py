@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
-from sidecar import batch_arguments, config_command, drill_command, showing
+from sidecar import batch_arguments, config_command, drill_command, replay_command, showing
 from sidecar.config.load import USUAL, Loaded, is_policy, load, load_policy
 from sidecar.config.problems import ConfigError, Problem
 
@@ -208,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     batch_arguments.arguments(batch, _batch)
     drill_command.arguments(command)
     config_command.arguments(command, configured)
+    replay_command.arguments(command, configured)
     schema = command(
         "schema", _schema, "print JSON Schema, for editors", "sidecar schema policy > policy.schema.json"
     )

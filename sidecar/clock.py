@@ -119,6 +119,11 @@ class SystemRandom:
     random = staticmethod(_random.random)
 
 
+def seeded_random(seed: int) -> Random:
+    """Chance that is the same each time: for simulations."""
+    return _random.Random(seed)
+
+
 _PAIRS = tuple(f"{number:02x}" for number in range(256))
 _PAIRS_BYTES = tuple(pair.encode() for pair in _PAIRS)
 _PAIRS_ENDS = tuple(pair + b"\r\n" for pair in _PAIRS_BYTES)

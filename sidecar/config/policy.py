@@ -17,7 +17,7 @@ from sidecar.config.pace_policy import Pace
 from sidecar.config.patterns import FileName, HeaderGlobs, HostName, HostPattern, Methods, Name, PathPattern
 from sidecar.config.respond_policy import FallingVerdicts, Respond
 from sidecar.config.retry_policy import IDEMPOTENT, Backoff, Budget, Hedge, Retry, RetryOn, Strategy
-from sidecar.config.units import Count, Duration, PositiveShare, Switch
+from sidecar.config.units import Amount, Count, Duration, PositiveShare, Switch
 
 __all__ = [
     "IDEMPOTENT",
@@ -218,6 +218,11 @@ class Policy(Model):
     )
     fault: Fault | None = setting(
         None, "Injected failures, for tests; refused in production.", {"percent": "20%", "delay": "2s"}
+    )
+    price: Amount | None = setting(
+        None,
+        "What one call to the upstream costs, in whatever currency: `sidecar replay` tells what is saved.",
+        0.005,
     )
     respond: Respond | None = setting(
         None,

@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 import html
-import io
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from sidecar.drills.judging import Point, Readiness
+from sidecar.drills.page import END, head, plot
 from sidecar.drills.report import lines, shown
 from sidecar.drills.runner import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 3rem; border-top: 1px solid #d0d7de; padding-top: 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
-td, th { padding: .25rem .9rem .25rem 0; text-align: left; }
-td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-.passed, .held { color: #1a7f37; } .failed, .aborted, .missed { color: #cf222e; font-weight: 600; }
-svg { width: 100%; height: auto; } pre { background: #f6f8fa; padding: .8rem; overflow-x: auto; }
-"""
-_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _TITLES: Final = ("requests a second", "latency, ms", "failed a second", "open breakers, cache hits")
 _SHADE: Final = "#ffb000"
 
 
 def as_html(outcomes: Sequence[Outcome], readiness: Readiness) -> str:
-    parts = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-        # Without it a browser asks the server of the file for an icon.
-        '<link rel="icon" href="data:,"><title>Stress tests and drills</title>',
-        f"<style>{_STYLE}</style></head><body>",
-        "<h1>Stress tests and drills</h1>",
-    ]
+    parts = [head("Stress tests and drills")]
     if len(outcomes) > 1:
         parts.append(
             f"<p>Readiness: <strong>{html.escape(readiness.verdict)}</strong>, {readiness.score:g} of 100. "
@@ -55,7 +35,7 @@ def as_html(outcomes: Sequence[Outcome], readiness: Readiness) -> str:
             f"<pre>{html.escape(chr(10).join(lines(outcome)[1 + len(outcome.points) :]))}</pre>",
             _plots(outcome, index),
         ]
-    return "\n".join([*parts, "</body></html>\n"])
+    return "\n".join([*parts, END])
 
 
 def _status(outcome: Outcome) -> str:
@@ -80,9 +60,8 @@ def _table(points: Sequence[Point]) -> str:
 def _plots(outcome: Outcome, index: int) -> str:
     """Four plots over the same time, with what was broken shaded."""
     timeline: list[dict[str, Any]] = outcome.load["timeline"]
-    # The same name for the same thing each time, and another one in each SVG: they share a document.
-    with mpl.rc_context({"svg.hashsalt": f"sidecar-{index}", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(10, 9), layout="constrained")
+
+    def draw(figure: Figure) -> None:
         rates, times, errors, inside = figure.subplots(4, 1, sharex=True)
         at = [second + 0.5 for second in range(len(timeline))]
         rates.plot(at, [it["due"] for it in timeline], label="due", color="#8c959f")
@@ -104,13 +83,8 @@ def _plots(outcome: Outcome, index: int) -> str:
             _dress(axes, title, outcome)
         inside.set_ylim(top=max(1.0, inside.get_ylim()[1]))
         inside.set_xlabel("seconds")
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    # From <svg on: a declaration and a document type have no place inside HTML.
-    svg = text[text.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    return f'<figure role="img" aria-label="{html.escape(outcome.name)} over time">{svg}</figure>'
+
+    return plot(draw, f"{outcome.name} over time", height=9, salt=str(index))
 
 
 def _dress(axes: Axes, title: str, outcome: Outcome) -> None:

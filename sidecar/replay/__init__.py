@@ -1,0 +1,1 @@
+"""`sidecar replay`: an access log through the policies, in virtual time."""
