@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from sidecar.allocator import keep_chunks
 from sidecar.app import App
 from sidecar.child import FORWARDED, Child, interrupted_from_terminal
 from sidecar.child_start import led_child
@@ -78,6 +79,7 @@ def _hang_up(watching: Watching, child: Child) -> None:
 
 def run(loaded: Loaded, command: Sequence[str], source: Source | None = None) -> int:
     """`sidecar run`: 0 after a clean stop, the child's code where there is one, 2 where it cannot start."""
+    keep_chunks()
     try:
         return uvloop.run(serve(loaded, command, source))
     except CannotStart as error:
