@@ -12,6 +12,8 @@ LOCKED := $(VENV)/locked.stamp
 READY := $(VENV)/ready.stamp
 BENCH_READY := $(VENV)/bench.stamp
 DEPLOY_READY := $(VENV)/deploy.stamp
+CLIENTS := $(VENV)/clients
+CLIENTS_READY := $(VENV)/clients.stamp
 STEP := @printf '\n== %s\n'
 
 # Nothing of the caller's Python leaks in.
@@ -47,6 +49,11 @@ $(DEPLOY_READY): $(READY) requirements/deploy.lock
 	@$(PIP) install --require-hashes --only-binary :all: -r requirements/deploy.lock
 	@touch $@
 
+$(CLIENTS_READY): $(READY) requirements/clients.lock
+	@rm -rf $(CLIENTS)
+	@$(PIP) install --require-hashes --only-binary :all: --no-deps --target $(CLIENTS) -r requirements/clients.lock
+	@touch $@
+
 demo: $(READY) ## real traffic with and without the sidecar, side by side; ARGS=--once ends after the table
 	@$(PY) -m sidecar demo $(ARGS)
 
@@ -57,7 +64,7 @@ pytest: $(READY) ## the tests alone; ARGS goes to pytest
 	$(STEP) 'tests: pytest on $(JOBS) processes'
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-all: $(DEPLOY_READY) ## the tests that need programs of the system (curl, node, npm); says what is missing
+test-all: $(DEPLOY_READY) $(CLIENTS_READY) ## the tests that need programs of the system (curl, node, npm); says what is missing
 	@$(PY) scripts/system_programs.py
 	$(STEP) 'tests with programs of the system: pytest -m system'
 	@$(PY) -m pytest -m system $(ARGS)

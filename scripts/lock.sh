@@ -19,4 +19,6 @@ compile dev pyproject.toml --extra demo --extra otel --extra sentry --extra stre
 compile run pyproject.toml --constraint requirements/dev.lock
 compile build --group build --constraint requirements/dev.lock
 compile bench pyproject.toml --extra demo --extra bench --constraint requirements/dev.lock "$@"
+# Put where only what asks for them sees them: what they need comes from dev.lock.
+compile clients --group clients --no-deps "$@"
 compile deploy --group deploy --constraint requirements/dev.lock "$@"

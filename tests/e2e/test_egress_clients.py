@@ -8,80 +8,19 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from sidecar import private_namespace
 from tests.support.doors import running
-from tests.support.origin import Certificate, self_signed
-from tests.support.processes import ROOT, Program, Sidecar, free_port, until_connects
+from tests.support.processes import Program
+from tests.support.world import GOOGLE, OPENAI, World, finished, need_namespaces
 
-GOOGLE = "maps.googleapis.com"
-OPENAI = "api.openai.com"
 HOSTS = Path("/etc/hosts")
-
-
-class Providers(Program):
-    """The fakes of Google Maps and OpenAI over TLS, as one of the two."""
-
-    def __init__(self, folder: Path, host: str) -> None:
-        self.port = free_port()
-        self.certificate: Certificate = self_signed(folder, host)
-        files = ("--cert", str(self.certificate.path), "--key", str(self.certificate.key))
-        script = str(ROOT / "examples" / "providers.py")
-        super().__init__([sys.executable, script, "--port", str(self.port), *files], folder / f"{host}.out")
-
-    async def start(self) -> None:
-        await super().start()
-        await until_connects(self.port)
-
-
-class World:
-    """Both providers, and a folder to run sidecars in."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.providers = {host: Providers(folder, host) for host in (GOOGLE, OPENAI)}
-        for name, host in (("google-maps", GOOGLE), ("openai", OPENAI)):
-            provider = self.providers[host]
-            policy = (ROOT / "policies" / f"{name}.yaml").read_text()
-            at = f"connect_to: 127.0.0.1:{provider.port}\ntls: {{ca: {provider.certificate.path}}}\n"
-            (folder / f"{name}.yaml").write_text(policy + "\n" + at)
-
-    def sidecar(self, *command: str) -> Sidecar:
-        listen = {name: f"127.0.0.1:{free_port()}" for name in ("ingress", "admin", "egress")}
-        made = Sidecar(self.folder, free_port(), None, *command, listen=listen, ca={"dir": "ca"})
-        made.port = int(listen["egress"].rpartition(":")[2])
-        file = self.folder / "sidecar.yaml"
-        settings = yaml.safe_load(file.read_text())
-        settings["policies"] = ["google-maps.yaml", "openai.yaml"]
-        file.write_text(yaml.safe_dump(settings))
-        # The roots are the system's, not those that a test run may have been given.
-        made.environment.pop("SSL_CERT_FILE", None)
-        return made
-
-    async def run(self, *command: str, **environment: str) -> Sidecar:
-        """Runs a command to its end under a sidecar; its exit code must be 0."""
-        sidecar = self.sidecar(*command)
-        sidecar.environment |= environment
-        assert await finished(sidecar) == 0, sidecar.output.read_text()[-4000:]
-        return sidecar
-
-
-async def finished(program: Program) -> int:
-    await Program.start(program)
-    assert program.process is not None
-    try:
-        return await asyncio.wait_for(program.process.wait(), 45)
-    except TimeoutError:
-        await program.end(signal.SIGKILL)
-        raise
 
 
 @pytest.fixture
@@ -93,23 +32,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 @pytest.fixture
 def _namespaces(tmp_path: Path) -> None:
-    """Skips where nobody may make a namespace or bind port 443."""
-    ca = tmp_path / "probe.pem"
-    ca.write_text("")
-    arguments = ["--address", "127.66.0.1", "--host", "x.example", "--ca", str(ca), "--probe"]
-    probe = subprocess.run(
-        [sys.executable, "-I", private_namespace.__file__, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if probe.returncode != 0:
-        pytest.skip(f"no mount namespaces here: {probe.stderr.strip()}")
-    with socket.socket() as listener:
-        try:
-            listener.bind(("127.66.0.200", 443))
-        except OSError as error:
-            pytest.skip(f"port 443 cannot be bound here: {error}")
+    need_namespaces(tmp_path)
 
 
 URL = f"https://{GOOGLE}/maps/api/geocode/json?address=Paris&key=AIzaSecret"
