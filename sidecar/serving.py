@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from sidecar import core_files
 from sidecar.allocator import keep_chunks
 from sidecar.app import App
 from sidecar.child import FORWARDED, Child, interrupted_from_terminal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 async def serve(loaded: Loaded, command: Sequence[str], source: Source | None = None) -> int:
     """Serves until a signal or the end of the child; returns the exit code."""
+    core = core_files.forgo()
     clock = SystemClock()
     app = App(loaded, clock, source)
     loop = asyncio.get_running_loop()
@@ -50,6 +52,7 @@ async def serve(loaded: Loaded, command: Sequence[str], source: Source | None = 
                 child = await Child.start(*await led_child(app, loaded, command, os.environ), clock)
             except OSError as error:
                 raise CannotStart(f"{command[0]}: {error.strerror}; is the command right?") from error
+            core_files.allow(child.pid, core)
             app.log.info("started the app", command=command[0], pid=child.pid)
             for number in FORWARDED:
                 loop.add_signal_handler(number, child.signal, number)

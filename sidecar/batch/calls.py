@@ -31,6 +31,7 @@ from sidecar.errors import (
 )
 from sidecar.exchange import Exchange, Request, Response, Stream
 from sidecar.headers import REQUEST_KINDS, Line
+from sidecar.telemetry.redact import redact_url
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock, Ids
@@ -113,7 +114,7 @@ class Calls:
         """
         name = self.route_of(asked)
         if name == UNMATCHED:
-            where = f"{asked.method} {asked.url.partition('?')[0]}"
+            where = f"{asked.method} {redact_url(asked.url).partition('?')[0]}"
             raise BadLine(f"no route of the policies is for {where} (`sidecar routes` lists them)")
         if asked.method in IDEMPOTENT:
             return True

@@ -18,6 +18,7 @@ import orjson
 
 from sidecar.batch.jobs import Item
 from sidecar.headers import REQUEST_KINDS, Kind
+from sidecar.telemetry.redact import redact_url
 
 LONGEST_LINE: Final = 4 << 20
 LONGEST_ID: Final = 256
@@ -170,7 +171,7 @@ def _method(value: object) -> str:
 def _url(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise BadLine('"url" is missing or no text (write for example "url": "/api/v1/jobs")')
-    shown = _cut(value)
+    shown = _cut(redact_url(value))
     if re.search(r"[^\x21-\x7e]", value):
         raise BadLine(f'"url" has characters that a URL cannot have: "{shown}" (percent-encode them)')
     try:

@@ -4,11 +4,15 @@ All statements run on one thread of the store's own, in transactions that take i
 the one before was committed: many results share one write to the disk. The journal is a write-ahead log with
 `synchronous=FULL`: what is committed is on the disk (sqlite.org/pragma.html#pragma_synchronous).
 Several processes of one machine may share a file.
+
+A request may hold keys. It is kept as long as it may have to be sent: a line that has ended is without it,
+in a file that its owner alone may read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import sqlite3
 import threading
@@ -42,6 +46,8 @@ _Call = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]"]
 PENDING, CLAIMED, BEGUN, DONE = range(4)
 MOST_TOGETHER: Final = 256
 """Calls in one transaction."""
+BUSY: Final = 10.0
+"""Seconds that a transaction waits for those of other processes."""
 VERSION: Final = 1
 _SCHEMA: Final = f"""
 CREATE TABLE batches (
@@ -82,6 +88,8 @@ class SqliteStore:
         self._thread: threading.Thread | None = None
         self._workers: set[str] = set()
         self._me = psutil.Process()
+        self._leftovers = False
+        """Whether the log may hold requests that the file itself has no more."""
 
     # -- the thread ----------------------------------------------------------------------------
 
@@ -121,6 +129,8 @@ class SqliteStore:
                 settled = self._together(db, calls)
                 with suppress(RuntimeError):  # the loop has ended: nobody waits any more
                     loop.call_soon_threadsafe(_settle, settled)
+                if self._leftovers:
+                    self._leftovers = not _emptied_log(db)
                 if ended:
                     break
             with suppress(sqlite3.Error):
@@ -164,10 +174,13 @@ class SqliteStore:
 
     def _connect(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(self._path, timeout=10.0, isolation_level=None, cached_statements=64)
+        # SQLite gives its log the mode that the file has.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        db = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, cached_statements=64)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA secure_delete = ON")
             if self._max_size is not None:
                 (page,) = db.execute("PRAGMA page_size").fetchone()
                 db.execute(f"PRAGMA max_page_count = {max(1, self._max_size // page)}")
@@ -246,6 +259,7 @@ class SqliteStore:
             if row is None:
                 return False
             _delete(db, row[0])
+            self._leftovers = True
             return True
 
         return await self._do(call)
@@ -326,7 +340,10 @@ class SqliteStore:
     async def finish(self, batch: str, results: Sequence[Result], now: float) -> list[Result]:
         def call(db: sqlite3.Connection) -> list[Result]:
             key = _key(db, batch)
-            query = f"UPDATE lines SET state = {DONE} WHERE batch = ? AND number = ? AND state <> {DONE}"
+            query = (
+                f"UPDATE lines SET state = {DONE}, request = x''"
+                f" WHERE batch = ? AND number = ? AND state <> {DONE}"
+            )
             fresh = [it for it in results if db.execute(query, (key, it.number)).rowcount]
             db.executemany(
                 "INSERT INTO results (batch, text) VALUES (?, ?)", [(key, it.text) for it in fresh]
@@ -336,11 +353,12 @@ class SqliteStore:
                 "UPDATE batches SET ok = ok + ?, failed = failed + ?, unknown = unknown + ? WHERE key = ?",
                 (*counts, key),
             )
-            db.execute(
+            over = db.execute(
                 "UPDATE batches SET finished = ?, status = iif(reason = '', 'completed', status)"
                 " WHERE key = ? AND finished IS NULL AND ok + failed + unknown = total",
                 (now, key),
             )
+            self._leftovers = self._leftovers or over.rowcount == 1
             return fresh
 
         return await self._do(call)
@@ -393,6 +411,18 @@ def _key(db: sqlite3.Connection, batch: str) -> int:
         raise sqlite3.DataError(f"there is no batch {batch} any more")
     key: int = row[0]
     return key
+
+
+def _emptied_log(db: sqlite3.Connection) -> bool:
+    """Puts the log's pages into the file, and cuts it to nothing. False: another process is in the way."""
+    db.execute("PRAGMA busy_timeout = 100")
+    try:
+        (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error:
+        return False
+    finally:
+        db.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
+    return not busy
 
 
 def _delete(db: sqlite3.Connection, key: int) -> None:

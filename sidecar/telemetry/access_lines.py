@@ -243,7 +243,7 @@ class Lines:
 
 def _shown(target: bytes) -> str:
     # Cut after the secrets are hidden: a cut name would not be known for one.
-    if b"?" in target:
+    if b"?" in target or b";" in target:
         target = redact_target(target)
     if len(target) > LONGEST_TARGET:
         target = target[:LONGEST_TARGET]

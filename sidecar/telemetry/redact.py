@@ -1,7 +1,8 @@
-"""Secrets in a query never reach a log, a trace or a metric.
+"""Secrets in a URL never reach a log, a trace or a metric.
 
-Judged by the parameter's name, as servers see it (percent-decoded): what is called key, token,
-signature, password and the like keeps its name and loses its value.
+Judged by the name of a parameter, of the query or of a segment of the path (`;jsessionid=…`, RFC 3986, 3.3),
+as servers see it (percent-decoded): what is called key, token, signature, password and the like keeps its
+name and loses its value.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 HIDDEN = b"***"
 
 _PARAMETER = re.compile(rb"([^=&;]+)=([^&;]*)")
+_OF_SEGMENT = re.compile(rb"(?<=;)([^=;/]+)=([^;/]*)")
 _NOT_LETTERS = re.compile(rb"[^a-z0-9]+")
 _SECRET = re.compile(
     rb"(token|secret|passw|pwd|signature|credential|session|cookie|jwt|authoriz|accesskey|assertion)"
@@ -36,7 +38,9 @@ def _hide(match: re.Match[bytes]) -> bytes:
 def redact_target(target: bytes) -> bytes:
     """`target` (path and query, RFC 9112, 3.2.1) with the values of secret parameters hidden."""
     path, mark, query = target.partition(b"?")
-    return path + mark + _PARAMETER.sub(_hide, query) if query else target
+    if b";" in path:
+        path = _OF_SEGMENT.sub(_hide, path)
+    return path + mark + _PARAMETER.sub(_hide, query)
 
 
 def redact_url(url: str) -> str:

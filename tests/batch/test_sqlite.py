@@ -91,3 +91,34 @@ async def test_a_place_that_cannot_be_opened(tmp_path: Path, wall: Wall) -> None
     for name in ("folder", "text"):
         with pytest.raises(StoreFailed, match=name):
             await SqliteStore(tmp_path / name, wall).open()
+
+
+async def test_what_was_asked_goes_when_it_was_answered(tmp_path: Path, store: SqliteStore) -> None:
+    """A line that has ended keeps its name and loses its request, keys and all: from the file, and from the
+    log with the end of the batch, or when that is deleted. Only its owner may read the two.
+    """
+
+    def kept() -> bytes:
+        return b"".join(file.read_bytes() for file in tmp_path.glob("batch.db*"))
+
+    def modes() -> set[int]:
+        return {file.stat().st_mode & 0o777 for file in tmp_path.glob("batch.db*")}
+
+    def asked(key: bytes) -> list[Item]:
+        return [Item(n, f"c{n}", key + b"%d" % n + b"x" * size, True) for n, size in ((1, 9), (2, 20_000))]
+
+    await store.create(Batch("b", Options(), Status.VALIDATING, NOW), "w")
+    await store.add("b", asked(b"MARKED-"))
+    await store.accept("b", 2)
+    assert modes() == {0o600}
+    assert kept().count(b"MARKED-") >= 2
+    await store.finish("b", done(1, 2), NOW)
+    await store.batches()  # on the same thread: what was left to do is done
+    assert b"MARKED-" not in kept()
+    await store.create(Batch("c", Options(), Status.VALIDATING, NOW), "w")
+    await store.add("c", asked(b"MARKED-"))
+    assert b"MARKED-1" in kept()
+    assert await store.delete("c")
+    await store.batches()
+    assert b"MARKED-" not in kept()
+    assert (await store.results("b", 0, 9)) != []

@@ -4,81 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from base64 import b64encode
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 import requests
-import yaml
 
+from tests.support.marked import DEAD, HEADERS, HOST, INJECTED, QUERY, SENT, MarkedSidecar, found
 from tests.support.origin import LARGEST_READ
-from tests.support.processes import Sidecar, TinyApp, free_port, until_connects
+from tests.support.processes import Sidecar, TinyApp, until_connects
 from tests.support.valkey import Valkey, running
-
-SENT = "MARKED-sent-4f1d"
-"""What the app and its clients send."""
-INJECTED = "MARKED-injected-4f1d"
-MARKS = [
-    form
-    for secret in (SENT, INJECTED)
-    for form in (secret, b64encode(secret.encode()).decode(), b64encode(f"u:{secret}".encode()).decode())
-]
-HOST = "api.provider.example"
-DEAD = "dead.provider.example"
-
-QUERY = f"address=Paris&key={SENT}&api_key={SENT}&access_token={SENT}&X-Goog-Signature={SENT}"
-HEADERS = {
-    "Authorization": f"Bearer {SENT}",
-    "Cookie": f"session={SENT}",
-    "X-Goog-Api-Key": SENT,
-    "X-Sidecar-Debug": "1",
-    "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-}
-
-
-def configured(folder: Path, app: TinyApp, redis: str) -> Sidecar:
-    def policy(name: str, host: str, port: int) -> dict[str, Any]:
-        return {
-            "name": name,
-            "direction": "egress",
-            "hosts": [host],
-            "upstream": f"http://127.0.0.1:{port}",
-            "inject": {"query": {"key": "${MARK}"}, "headers": {"X-Injected": "${MARK}"}},
-            "defaults": {"deadline": "3s", "retry": {"attempts": 2}, "circuit_breaker": {}},
-            "routes": [
-                {
-                    "name": f"{name}-shared",
-                    "match": {"path": "/shared/*"},
-                    "cache": {"ttl": "1m", "key": {"query": {"fold": ["address"]}}, "share_authorized": True},
-                }
-            ],
-        }
-
-    (folder / "dead.yaml").write_text(yaml.safe_dump(policy("dead", DEAD, free_port())))
-    egress = free_port()
-    sidecar = Sidecar(
-        folder,
-        app.port,
-        policy("provider", HOST, app.port),
-        listen={
-            "ingress": f"127.0.0.1:{free_port()}",
-            "admin": f"127.0.0.1:{free_port()}",
-            "egress": f"127.0.0.1:{egress}",
-        },
-        ca={"dir": "ca"},
-        cache={"redis": redis},
-        logging={"level": "debug"},
-    )
-    listen = yaml.safe_load((folder / "sidecar.yaml").read_text())
-    listen["policies"] = ["policy.yaml", "dead.yaml"]
-    (folder / "sidecar.yaml").write_text(yaml.safe_dump(listen))
-    sidecar.port = int(listen["listen"]["ingress"].rpartition(":")[2])
-    sidecar.admin_port = int(listen["listen"]["admin"].rpartition(":")[2])
-    sidecar.egress = egress  # type: ignore[attr-defined]
-    sidecar.environment["MARK"] = INJECTED
-    return sidecar
 
 
 async def raw(port: int, data: str) -> bytes:
@@ -196,8 +131,8 @@ async def test_no_key_is_left_anywhere(tmp_path: Path) -> None:
     """
     app = TinyApp(tmp_path)
     with running() as server:
-        sidecar = configured(tmp_path, app, server.url)
-        egress: int = sidecar.egress  # type: ignore[attr-defined]
+        sidecar = MarkedSidecar(tmp_path, app, cache={"redis": server.url})
+        egress = sidecar.egress
         await app.start()
         await sidecar.start()
         await until_connects(egress)
@@ -225,13 +160,7 @@ async def test_no_key_is_left_anywhere(tmp_path: Path) -> None:
         "valkey": kept.decode("latin-1"),
         "ca": "\n".join(file.read_text("latin-1") for file in (tmp_path / "ca").iterdir() if file.is_file()),
     }
-    found = [
-        (place, text[max(0, text.index(mark) - 200) : text.index(mark) + 60])
-        for place, text in places.items()
-        for mark in MARKS
-        if mark in text
-    ]
-    assert found == []
+    assert found(places) == []
 
 
 @pytest.mark.timeout(60)
@@ -239,8 +168,8 @@ async def test_the_provider_gets_the_injected_key(tmp_path: Path) -> None:
     """Whatever the app sent under that name; and what the app asks for is stored under a key without it."""
     app = TinyApp(tmp_path)
     with running() as server:
-        sidecar = configured(tmp_path, app, server.url)
-        egress: int = sidecar.egress  # type: ignore[attr-defined]
+        sidecar = MarkedSidecar(tmp_path, app, cache={"redis": server.url})
+        egress = sidecar.egress
         await app.start()
         await sidecar.start()
         await until_connects(egress)

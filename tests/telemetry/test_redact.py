@@ -30,6 +30,8 @@ from sidecar.telemetry.redact import redact_target, redact_url
         (b"/a?authorization=1&auth=2&author=3", b"/a?authorization=***&auth=***&author=3"),
         (b"/a?sessionid=1&PHPSESSID=2&sid=3", b"/a?sessionid=***&PHPSESSID=2&sid=***"),
         (b"/a?x=1;token=2", b"/a?x=1;token=***"),
+        (b"/a;jsessionid=1/b;v=2;key=3?x=1", b"/a;jsessionid=***/b;v=2;key=***?x=1"),
+        (b"/a;key=1", b"/a;key=***"),
         (b"/a?key=a=b=c", b"/a?key=***"),
         (b"/a?b?key=1", b"/a?b?key=***"),
         (b"/a?key=", b"/a?key="),
