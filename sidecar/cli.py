@@ -15,7 +15,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
-from sidecar import batch_arguments, config_command, drill_command, replay_command, showing
+from sidecar import (
+    batch_arguments,
+    config_command,
+    drill_command,
+    init_command,
+    replay_command,
+    showing,
+)
 from sidecar.config.load import USUAL, Loaded, is_policy, load, load_policy
 from sidecar.config.problems import ConfigError, Problem
 
@@ -116,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
         "demo", _demo, "show what clients of an app see with and without the sidecar", "sidecar demo --once"
     )
     demo.add_argument("--once", action="store_true", help="exit after the table; else all keeps running")
+    demo.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="for the app, in place of the demo's: such as one of init's",
+    )
+    init_command.arguments(command)
     check = command(
         "check",
         _check,
@@ -255,7 +269,9 @@ def _run(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from sidecar.demo import run
 
-    return run(once=arguments.once)
+    if arguments.policy is not None:
+        load_policy(arguments.policy, os.environ)
+    return run(once=arguments.once, policy=arguments.policy)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -162,7 +162,8 @@ class Process:
 class Stage:
     """All the processes, where they listen, and what they have counted."""
 
-    def __init__(self, directory: Path, sample: Path) -> None:
+    def __init__(self, directory: Path, sample: Path, policy: Path | None = None) -> None:
+        """`policy` is a policy file for the app, in the place of the demo's own."""
         self.clock = SystemClock()
         self.directory = directory
         providers, bare, beside, ingress, admin, egress = free_ports(6, SystemRandom())
@@ -186,7 +187,7 @@ class Stage:
                         "egress": f"{HOST}:{egress}",
                         "admin": f"{HOST}:{admin}",
                     },
-                    "policies": [str(sample / "demo-policies.yaml"), *calls],
+                    "policies": [str((policy or sample / "demo-policies.yaml").resolve()), *calls],
                     "logging": {"format": "json", "level": "info"},
                     "limits": {"drain": "5s"},
                 }

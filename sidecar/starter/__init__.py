@@ -1,0 +1,1 @@
+"""`sidecar init`: a first configuration, from what an app says of itself."""
