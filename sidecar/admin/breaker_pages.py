@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aiohttp import web
 
-from sidecar.admin.page import JSON, Page, json_page, problem_page
-from sidecar.admin.route import BAD_BODY, COUNT, TEXT, Route, Schema, Takes, audit, in_json, problem, showing
+from sidecar.admin.page import Page, json_page, problem_page
+from sidecar.admin.route import COUNT, TEXT, Route, Schema, audit, in_json, ordering, problem, showing
 from sidecar.config.breaker_order import BreakerOrder, read_breaker_order
 from sidecar.config.problems import listed
 from sidecar.decisions.breaker import State, Transition
@@ -149,13 +149,12 @@ class BreakerPages:
     def routes(self) -> Iterator[Route]:
         answer = in_json("All breakers, as they are now.", _LIST)
         yield showing(BREAKERS, self._list, "The circuit breakers.", {"200": answer})
-        yield Route(
-            method="POST",
-            path=BREAKERS,
-            handler=self._act,
-            summary="Forces a breaker open or closed for a time, or resets it.",
-            takes=Takes({JSON: _ORDER}),
-            answers={"200": answer, "400": BAD_BODY, "404": problem("There is no such breaker.")},
+        yield ordering(
+            BREAKERS,
+            self._act,
+            "Forces a breaker open or closed for a time, or resets it.",
+            _ORDER,
+            {"200": answer, "404": problem("There is no such breaker.")},
         )
 
     def _list(self, _: str) -> Page:

@@ -7,20 +7,8 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from sidecar.admin.page import JSON, Page, json_page, problem_page
-from sidecar.admin.route import (
-    BAD_BODY,
-    COUNT,
-    TEXT,
-    Handler,
-    Route,
-    Schema,
-    Takes,
-    audit,
-    in_json,
-    problem,
-    showing,
-)
+from sidecar.admin.page import Page, json_page, problem_page
+from sidecar.admin.route import COUNT, TEXT, Answer, Route, Schema, audit, in_json, ordering, problem, showing
 from sidecar.config.order import members
 from sidecar.telemetry.redact import redact_url
 
@@ -99,9 +87,14 @@ class CachePages:
             "What the cache holds and how it is used.",
             {"200": in_json("Counters since the start, by namespace too.")},
         )
-        yield _acting(PURGE, self._purge, "Drops stored answers.", _PURGE, "200", "purged", required=True)
-        yield _acting(
-            WARM, self._warm, "Fetches URLs ahead of time.", _WARM, "202", "warming", required=False
+        yield ordering(PURGE, self._purge, "Drops stored answers.", _PURGE, _counting("200", "purged"))
+        yield ordering(
+            WARM,
+            self._warm,
+            "Fetches URLs ahead of time.",
+            _WARM,
+            _counting("202", "warming"),
+            required=False,
         )
 
     def _stats(self, _: str) -> Page:
@@ -137,23 +130,10 @@ class CachePages:
         return json_page({"warming": count}, 202)
 
 
-def _acting(
-    path: str, handler: Handler, summary: str, asked: Schema, status: str, count: str, *, required: bool
-) -> Route:
-    """A POST that takes `asked` and answers with a count."""
+def _counting(status: str, count: str) -> Mapping[str, Answer]:
+    """What those answer that tell how many."""
     answer = {"type": "object", "required": [count], "properties": {count: COUNT}}
-    return Route(
-        method="POST",
-        path=path,
-        handler=handler,
-        summary=summary,
-        takes=Takes({JSON: asked}, required),
-        answers={
-            status: in_json("Done, or begun.", answer),
-            "400": BAD_BODY,
-            "409": problem("No route has a cache."),
-        },
-    )
+    return {status: in_json("Done, or begun.", answer), "409": problem("No route has a cache.")}
 
 
 def _without() -> Page:

@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from aiohttp import web
 
-from sidecar.admin.page import JSON, Page, json_page, problem_page
-from sidecar.admin.route import (
-    BAD_BODY,
-    COUNT,
-    TEXT,
-    Route,
-    Schema,
-    Takes,
-    audit,
-    in_json,
-    problem,
-    showing,
-)
+from sidecar.admin.page import Page, json_page, problem_page
+from sidecar.admin.route import COUNT, TEXT, Route, Schema, audit, in_json, ordering, problem, showing
 from sidecar.config.fault_order import read_order
 
 if TYPE_CHECKING:
@@ -86,15 +75,13 @@ class FaultPages:
     def routes(self) -> Iterator[Route]:
         answer = in_json("What is in force.", _FAULTS)
         yield showing(FAULTS, self._list, "The injected faults in force.", {"200": answer})
-        yield Route(
-            method="POST",
-            path=FAULTS,
-            handler=self._act,
-            summary="Injects a fault into attempts of a route or an upstream, or ends one.",
-            takes=Takes({JSON: _FAULT_ORDER}),
-            answers={
+        yield ordering(
+            FAULTS,
+            self._act,
+            "Injects a fault into attempts of a route or an upstream, or ends one.",
+            _FAULT_ORDER,
+            {
                 "200": answer,
-                "400": BAD_BODY,
                 "403": problem("It comes from a page of another site, or this is production."),
                 "409": problem("There are no routes."),
             },

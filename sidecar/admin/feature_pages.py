@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from sidecar.admin.page import JSON, Page, json_page, problem_page
-from sidecar.admin.route import BAD_BODY, TEXT, Route, Schema, Takes, audit, in_json, problem, showing
+from sidecar.admin.page import Page, json_page, problem_page
+from sidecar.admin.route import TEXT, Route, Schema, audit, in_json, ordering, problem, showing
 from sidecar.config.feature_order import read_feature_order
 from sidecar.config.features import NAMES, Features
 
@@ -60,13 +60,12 @@ class FeaturePages:
     def routes(self) -> Iterator[Route]:
         answer = in_json("All features, as they are now.", _LIST)
         yield showing(FEATURES, self._list, "The feature flags.", {"200": answer})
-        yield Route(
-            method="POST",
-            path=FEATURES,
-            handler=self._act,
-            summary="Switches a feature for a time, or leaves it to the files again.",
-            takes=Takes({JSON: _ORDER}),
-            answers={"200": answer, "400": BAD_BODY, "404": problem("There is no such feature.")},
+        yield ordering(
+            FEATURES,
+            self._act,
+            "Switches a feature for a time, or leaves it to the files again.",
+            _ORDER,
+            {"200": answer, "404": problem("There is no such feature.")},
         )
 
     def _list(self, _: str) -> Page:

@@ -117,7 +117,24 @@ def problem(description: str) -> Answer:
     return Answer(description, {PROBLEM: OBJECT})
 
 
-BAD_BODY: Final = problem("The body cannot be understood; `detail` says why.")
+def ordering(
+    path: str,
+    handler: Handler,
+    summary: str,
+    order: Schema,
+    answers: Mapping[str, Answer],
+    *,
+    required: bool = True,
+) -> Route:
+    """The route of a POST that takes an `order` in JSON; one that cannot be understood is 400."""
+    return Route(
+        method="POST",
+        path=path,
+        handler=handler,
+        summary=summary,
+        takes=Takes({JSON: order}, required),
+        answers={**answers, "400": problem("The body cannot be understood; `detail` says why.")},
+    )
 
 
 def audit(request: web.Request, event: str, **facts: object) -> None:

@@ -40,7 +40,7 @@ def disk_checks(system: System) -> Iterator[Check]:
 
 
 def judge_disk(disk: Disk) -> CheckResult:
-    facts = {"free_bytes": disk.free, "used_percent": round(disk.percent, 1)}
+    facts = {"free_bytes": disk.free, "used_percent": round(disk.percent, 1)} if disk.total else {}
     if disk.total and disk.free < DISK_FREE * disk.total:
         free = f"{100 * disk.free / disk.total:.1f} % of it is free, less than {100 * DISK_FREE:.0f} %"
         return CheckResult("degraded", free, facts=facts)

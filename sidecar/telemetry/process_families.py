@@ -80,13 +80,13 @@ def process_families(make: Families, system: System) -> Iterator[Metric]:
         "system_disk_usage_percent",
         "Space in use on the file system of a folder of the sidecar's, 0 to 100.",
         ("folder",),
-        (((use,), disk.percent) for use, disk in last.disks.items()),
+        (((use,), disk.percent) for use, disk in last.disks.items() if disk.total),
     )
     yield make.gauge(
         "system_disk_free_bytes",
         "Space that is left there.",
         ("folder",),
-        (((use,), disk.free) for use, disk in last.disks.items()),
+        (((use,), disk.free) for use, disk in last.disks.items() if disk.total),
     )
     yield from _garbage(make, garbage)
     yield from _container(make, last.container)

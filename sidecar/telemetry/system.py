@@ -34,7 +34,7 @@ BEATS_REMEMBERED = 120
 
 
 class Disk(NamedTuple):
-    """The file system that a folder of ours is on; bytes."""
+    """The file system that a folder of ours is on; bytes. A `total` of 0: it could not be looked at."""
 
     total: int
     free: int
@@ -188,9 +188,12 @@ class System:
 
 
 def _disk(folder: Path, *, written: bool) -> Disk:
-    """Of the folder, or of the nearest one above it that is there already. Raises OSError."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    space = os.statvfs(folder)
+    """Of the folder, or of the nearest one above it that is there already."""
+    try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        space = os.statvfs(folder)
+    except OSError:  # one above it may not be searched, for one
+        return Disk(0, 0, writable=False, written=written)
     writable = os.access(folder, os.W_OK)
     return Disk(space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize, writable, written)

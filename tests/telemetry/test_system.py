@@ -98,6 +98,19 @@ async def test_folders_are_looked_at(tmp_path: Path) -> None:
     assert disk.writable
 
 
+async def test_a_folder_that_cannot_be_looked_at_spoils_no_other_figure(tmp_path: Path) -> None:
+    """It counts as one that cannot be written to, with no figure of its space; all else is sampled on."""
+    system = System(ManualClock())
+    system.watch_folder("ca", tmp_path / ("x" * 300))  # longer than a name may be: stat fails
+    system.watch_folder("log", tmp_path)
+    before = system.last
+    await system.sample()
+    assert system.last is not before
+    assert system.last.disks["log"].writable
+    ca = system.last.disks["ca"]
+    assert (ca.total, ca.free, ca.writable) == (0, 0, False)
+
+
 @pytest.mark.parametrize(
     ("memory_limit", "memory_used", "percent"), [(1 << 20, 1 << 19, 50.0), (1 << 20, 1 << 21, 100.0)]
 )
