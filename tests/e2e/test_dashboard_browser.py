@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -79,6 +80,10 @@ async def test_it_shows_what_happens_and_acts(sidecar: Sidecar, page: Page) -> N
     await page.until("document.querySelectorAll('#decisions tr').length >= 20")
     assert "/status/503" in await page.run(text("#decisions"))
     assert "circuit_breaker;" in await page.run(text("#decisions .trail"))
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", await page.run(text("#decisions td")))
+    shown = await page.run("document.body.innerText")
+    # What JavaScript says of a member that is not there.
+    assert not [word for word in ("Invalid", "undefined", "NaN", "[object") if word in shown]
 
     await page.run("document.querySelector('[data-action=force_open]').focus()")
     await page.press("Enter")

@@ -262,7 +262,7 @@ export function drawDecisions(decisions, withPlain, enabled) {
       const made = row(5, "n", "", "", "mid", "n");
       const [time, status, request, route, took] = made.children;
       const level = it.status >= 500 || it.end !== "done" ? "critical" : it.status >= 400 || !it.plain ? "warning" : "good";
-      time.replaceWith(el("td", { class: "n none" }, clock(it.ts)));
+      time.replaceWith(el("td", { class: "n none" }, clock(it.timestamp)));
       status.replaceWith(el("td", { class: `state ${level}` }, `${ICONS[level]} ${it.status}${it.end === "done" ? "" : ` ${it.end}`}`));
       request.replaceWith(
         el("th", { scope: "row" }, el("span", { class: "path" }, `${it.method} ${it.path}`), el("span", { class: "trail" }, it.trail)),
