@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench import egress, inspection, limits, log, measure, memory, report
+from bench import added, egress, inspection, limits, log, measure, memory, report
 from bench.load import CASES, CONNECTIONS
 from bench.proxies import NGINX_VERSION, PROXIES, WRK_VERSION, Bench, Proxy, find_program, origin
 
@@ -20,7 +20,7 @@ def arguments() -> argparse.Namespace:
         epilog=f"cases: {', '.join(case.name for case in CASES)}; "
         f"proxies: {', '.join(proxy.name for proxy in PROXIES)}",
     )
-    what = ("all", "speed", "memory", "egress", "limits", "inspect", "log")
+    what = ("all", "speed", "added", "memory", "egress", "limits", "inspect", "log")
     parser.add_argument("what", nargs="?", choices=what, default="all")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: 5")
     parser.add_argument(
@@ -124,6 +124,10 @@ def main() -> int:
                 plan, proxies=[it for it in proxies if any(plan.takes(it, case) for case in cases)]
             )
             parts.append(speed(bench, plan))
+        if given.what in ("all", "added"):
+            forwarding = [proxy for proxy in proxies if proxy.forwards]
+            times = added.medians(bench, forwarding, given.rounds, given.seconds)
+            parts.append(added.report(times, given.rounds, given.seconds))
         if given.what in ("all", "memory"):
             parts.append(footprints(bench, [proxy for proxy in proxies if proxy.forwards]))
     return publish("\n".join(parts), given.markdown)

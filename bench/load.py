@@ -40,6 +40,7 @@ CASES = (
     Case("post1k", "POST 1 KiB", "/post", "POST", KIB),
     Case("get64k", "GET 64 KiB", "/64k"),
     Case("get1m", "GET 1 MiB", "/1m"),
+    Case("get10m", "GET 10 MiB", "/10m"),
     Case("hit", "cache hit, 1 KiB", "/hit", cached=True),
     Case("hit-varying", "cache hit, 1 KiB, varying head", "/hit", varying=True, cached=True),
 )

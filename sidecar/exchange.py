@@ -138,6 +138,8 @@ class Stream:
                 if self.error is not None:
                     raise self.error
                 return b""
+            if self._paused:
+                self._go_on()
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
@@ -147,10 +149,22 @@ class Stream:
         self._size -= len(data)
         self.taken += len(data)
         if self._paused and self._size < LOW_WATER:
-            self._paused = False
-            if self._source is not None:
-                self._source.resume()
+            self._go_on()
         return data
+
+    def hold(self) -> None:
+        """The consumer can pass nothing on for now: the producer is paused until `read` finds little left.
+
+        Without it a chunk would wait here besides the one that waits to be sent.
+        """
+        if not self._paused and self._source is not None:
+            self._paused = True
+            self._source.pause()
+
+    def _go_on(self) -> None:
+        self._paused = False
+        if self._source is not None:
+            self._source.resume()
 
     async def peek(self, number: int) -> bytes:
         """The chunk after `number` others, left where it is: `read` gives it too. `b""`: there is none.

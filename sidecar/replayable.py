@@ -40,6 +40,9 @@ class Recording(Stream):
                 self._position += 1
         return data
 
+    def hold(self) -> None:
+        self._stream.hold()
+
     def rewind(self) -> None:
         """The next `read` begins again. Only while `replayable`."""
         self._position = 0

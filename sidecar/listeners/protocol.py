@@ -436,6 +436,7 @@ class ServerProtocol(asyncio.Protocol):
                 transport.write(data)
             exchange.sent += len(data)
             if self._write_paused:
+                body.hold()
                 await self.drain()
         if chunked:
             transport.write(reply.LAST_CHUNK)

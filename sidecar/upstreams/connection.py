@@ -165,6 +165,7 @@ class UpstreamConnection(Abortable):
                 else:
                     transport.write(data)
                 if self._write_paused:
+                    body.hold()
                     await self.drain()
             if chunked and self.transport is not None:
                 self.transport.write(b"0\r\n\r\n")
