@@ -1,6 +1,6 @@
 """Google Maps and OpenAI, as far as the sample app calls them: their formats, on one server.
 
-    python examples/providers.py --port 9000 [--cert FILE --key FILE]
+    python examples/providers.py --port 9000 [--cert FILE --key FILE] [--close]
 
     GET  /maps/api/geocode/json?address=…&key=…
     GET  /maps/api/directions/json?origin=…&destination=…&mode=…&key=…
@@ -18,6 +18,9 @@ Any address has its place, always the same; the addresses of the sample payloads
 `share` is the part of the calls a mode is for, evenly spread; `delay` goes before any mode's answer.
 Google's errors are 200 with a `status` in the body, as Google has it; OpenAI's are 401, 429 and 500.
 
+SIGHUP reads the certificate anew. With --close a connection serves one request, and a handshake resumes no
+session: each call looks its name up, and checks the certificate.
+
 `quota` is so many requests in each window of so many seconds, from the first request on; a call beyond is
 answered as in mode "quota". OpenAI's answers then say what is left, in
 `x-ratelimit-{limit,remaining,reset}-requests`, and its refusals when to come back; Google says neither.
@@ -30,6 +33,7 @@ import asyncio
 import hashlib
 import json
 import math
+import signal
 import socket
 import ssl
 import struct
@@ -473,12 +477,20 @@ def cut(request: web.Request) -> None:
         request.transport.close()
 
 
-def tls_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
+def tls_context(cert: str | None, key: str | None, *, resumes: bool) -> ssl.SSLContext | None:
     if cert is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    if not resumes:
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
     context.load_cert_chain(cert, key)
     return context
+
+
+async def close(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Connection"] = "close"
+    response.force_close()
 
 
 def main() -> None:
@@ -487,12 +499,24 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=9000)
     parser.add_argument("--cert", help="PEM file: serve TLS")
     parser.add_argument("--key", help="PEM file, where the certificate's file has no key")
+    parser.add_argument("--close", action="store_true", help="a connection serves one request")
     options = parser.parse_args()
+    context = tls_context(options.cert, options.key, resumes=not options.close)
+    application = Providers().application()
+    if options.close:
+        application.on_response_prepare.append(close)
+    if context is not None:
+
+        async def reloading(_app: web.Application) -> None:
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, context.load_cert_chain, options.cert, options.key)
+
+        application.on_startup.append(reloading)
     web.run_app(
-        Providers().application(),
+        application,
         host=options.host,
         port=options.port,
-        ssl_context=tls_context(options.cert, options.key),
+        ssl_context=context,
         access_log=None,
         print=None,
         handler_cancellation=True,

@@ -17,9 +17,10 @@ FLAGS: Final[Mapping[str, str]] = {
     "FEATURE_STRUCTURED_LOGGING": "structured_logging",
     "FEATURE_PERFORMANCE_OPTIMIZATION": "optimization",
     "FEATURE_GOOGLE_MAPS_INTELLIGENCE": "google_maps",
+    "FEATURE_STRESS_TEST": "stress_test",
 }
-"""The variables of the app's own guide, and the feature that each switches. FEATURE_ADAPTIVE_WEIGHTING is
-not among them: what it weighs is inside the app."""
+"""The variables of the app's own guide, and the feature that each switches; the last is of the same form.
+FEATURE_ADAPTIVE_WEIGHTING is not among them: what it weighs is inside the app."""
 
 GOOGLE_MAPS: Final = "google-maps"
 LAYERS: Final = (
@@ -61,7 +62,12 @@ class Features(Model):
         True, "`logging.format` counts; off, logs are text for people. FEATURE_STRUCTURED_LOGGING.", False
     )
     batch: Switch = setting(True, "Batches are taken. FEATURE_BATCH_PROCESSING.", False)
-    stress_test: Switch = setting(True, "Stress tests may be started.", False)
+    stress_test: Switch = setting(
+        True,
+        "Stress tests may be started through the admin listener; in production only where this is written. "
+        "FEATURE_STRESS_TEST.",
+        False,
+    )
 
 
 NAMES: Final = tuple(Features.model_fields)

@@ -313,6 +313,12 @@ Count = Annotated[
     BeforeValidator(_whole(1, 1_000_000_000)),
     WithJsonSchema({"type": "integer", "minimum": 1}),
 ]
+Whole = Annotated[
+    int,
+    BeforeValidator(_whole(0, 1_000_000_000)),
+    WithJsonSchema({"type": "integer", "minimum": 0}),
+]
+"""A count, zero included."""
 Attempts = Annotated[
     int,
     BeforeValidator(_whole(1, 100)),

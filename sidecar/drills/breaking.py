@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 from typing import Final
 from urllib.parse import urlsplit
 
+from sidecar.drills.errors import StandError
+from sidecar.drills.names import Validity
 from sidecar.drills.scenario import Break, ProviderFault
-from sidecar.drills.stand import Stand, StandError, Target
+from sidecar.drills.stand import Stand, Target
 
 _SPARE: Final = 5.0
 """Seconds after its end at which an injected fault ends by itself, if nobody is left to end it."""
@@ -42,29 +44,37 @@ async def broken(fault: Break, target: Target) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def _broken_process(fault: Break, stand: Stand) -> AsyncIterator[None]:
+    """Mended also where the scenario is aborted meanwhile."""
     if fault.providers is not None:
         chosen = {"google": fault.providers.google, "openai": fault.providers.openai}
         there = {name: it for name, it in chosen.items() if it is not None}
         await stand.post(f"{stand.providers_url}/_switch", {name: _switch(it) for name, it in there.items()})
-        yield
-        await stand.post(f"{stand.providers_url}/_switch", {name: {"mode": "ok"} for name in there})
-    elif fault.redis is not None:
-        if stand.redis is None:
-            raise StandError("there is no Redis to break (write stand: {redis: own})")
-        if fault.redis == "frozen":
-            stand.redis.send(signal.SIGSTOP)
-            try:
-                yield
-            finally:
-                stand.redis.send(signal.SIGCONT)
-        else:
-            await stand.kill_redis()
+        try:
             yield
-            await stand.start_redis()
+        finally:
+            await stand.post(f"{stand.providers_url}/_switch", {name: {"mode": "ok"} for name in there})
+    elif fault.dns is not None:
+        assert stand.name_server is not None
+        stand.name_server.failing = fault.dns
+        try:
+            yield
+        finally:
+            stand.name_server.failing = None
+    elif fault.certificate is not None:
+        _certify(stand, fault.certificate)
+        try:
+            yield
+        finally:
+            _certify(stand, "valid")
+    elif fault.redis is not None:
+        async with _broken_redis(fault, stand):
+            yield
     elif fault.app == "killed":
         await stand.kill_app()
-        yield
-        await stand.start_app()
+        try:
+            yield
+        finally:
+            await stand.start_app()
     elif fault.app == "frozen":
         assert stand.app.process is not None
         stand.app.process.send_signal(signal.SIGSTOP)
@@ -77,8 +87,43 @@ async def _broken_process(fault: Break, stand: Stand) -> AsyncIterator[None]:
         if fault.app == "burst503":
             mode = {"mode": "burst503", "every": 3600.0, "for": 3600.0}
         await stand.post(f"{stand.app_url}/_fault", mode)
-        yield
-        await stand.post(f"{stand.app_url}/_fault", {"mode": "ok"})
+        try:
+            yield
+        finally:
+            await stand.post(f"{stand.app_url}/_fault", {"mode": "ok"})
+
+
+@contextlib.asynccontextmanager
+async def _broken_redis(fault: Break, stand: Stand) -> AsyncIterator[None]:
+    if stand.redis is None:
+        raise StandError("there is no Redis to break (write stand: {redis: own})")
+    if fault.redis == "frozen":
+        stand.redis.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            stand.redis.send(signal.SIGCONT)
+    elif fault.redis == "slow":
+        assert stand.redis.relay is not None
+        stand.redis.relay.delay = fault.delay
+        try:
+            yield
+        finally:
+            stand.redis.relay.delay = 0.0
+    else:
+        await stand.kill_redis()
+        try:
+            yield
+        finally:
+            await stand.start_redis()
+
+
+def _certify(stand: Stand, validity: Validity) -> None:
+    """The providers show another certificate from their next connection on."""
+    assert stand.certificates is not None
+    stand.certificates.write(validity)
+    if stand.providers.process is not None:
+        stand.providers.process.send_signal(signal.SIGHUP)
 
 
 def _switch(fault: ProviderFault) -> dict[str, object]:

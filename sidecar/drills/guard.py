@@ -1,15 +1,16 @@
 """Ends what a runner started, should the runner die: a process of its own.
 
-    python -m sidecar.drills.guard
+    python -m sidecar.drills.guard FOLDER
 
 On standard input, a line for each process: `+PID`, and `-PID` once it has ended. When the input ends, what is
-left is killed, and a stopped process with it.
+left is killed, a stopped process too, and the runner's folder is removed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterable
@@ -33,6 +34,7 @@ def main() -> None:
     for pid in left(sys.stdin):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
 
 
 if __name__ == "__main__":

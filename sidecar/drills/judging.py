@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from sidecar.drills.scenario import Asserts
+from sidecar.drills.scenario import Asserts, Leaks
 
 Status = Literal["passed", "failed", "aborted"]
 WELL: Final = 0.99
@@ -26,6 +26,11 @@ MENDS: Final[Mapping[str, str]] = {
     "wrong": "classify what the app makes up as degraded: docs/degraded.md",
     "recovery": "shorter circuit_breaker.open_for and open_max, more half_open_probes",
     "memory": "smaller cache.memory, limits.connections, limits.body",
+    "leaked_connections": "a client that stays (limits.idle ends it when it says nothing), or a bug",
+    "leaked_permits": "set deadline and idle on the routes: something waits for an upstream without end",
+    "leaked_tasks": "a bug of the sidecar, if it grows with the load: compare two runs, and file an issue",
+    "leaked_fds": "a bug of the sidecar, if it grows with the load: compare two runs, and file an issue",
+    "leaked_memory": "smaller cache.memory; if it grows with the length of the load, file an issue",
     "success": "see what failed under causes; run the drill of that fault",
     "failover": "run `sidecar drill app-outage`: retry and cache.stale_if_error bridge an outage",
 }
@@ -48,6 +53,8 @@ class Measured:
     wrong: float | None = None
     recovery: float | None = None
     memory: int | None = None
+    leaks: Mapping[str, int] | None = None
+    """By how much what the sidecar holds has grown (`figures.Held`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +75,27 @@ LEAST: Final = ("availability", "throughput", "hit_ratio")
 
 def judged(asserts: Asserts, measured: Measured) -> list[Point]:
     """A point for each limit, in the order of the keys. What could not be measured does not hold."""
-    points = []
+    points: list[Point] = []
     for name in type(asserts).model_fields:
         limit = getattr(asserts, name)
         if limit is None:
+            continue
+        if isinstance(limit, Leaks):
+            points += _leaks(limit, measured.leaks)
             continue
         value = getattr(measured, name)
         held = value is not None and (value >= limit if name in LEAST else value <= limit)
         points.append(Point(name, limit, value, held, "" if held else MENDS[name]))
     return points
+
+
+def _leaks(allowed: Leaks, found: Mapping[str, int] | None) -> Iterator[Point]:
+    for kind in Leaks.model_fields:
+        limit = getattr(allowed, kind)
+        value = None if found is None else found[kind]
+        held = value is not None and value <= limit
+        name = f"leaked_{kind}"
+        yield Point(name, limit, value, held, "" if held else MENDS[name])
 
 
 def recovery(timeline: Sequence[Mapping[str, Any]], mended: float) -> float:

@@ -27,7 +27,7 @@ def shown(name: str, value: float | None) -> str:
         return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
     if name == "throughput":
         return f"{value:.1f}/s"
-    if name == "memory":
+    if name in ("memory", "leaked_memory"):
         return format_size(round(value / 2**20) * 2**20)
     return f"{value:.3g}" if name == "amplification" else f"{value:g}"
 
@@ -45,6 +45,15 @@ def lines(outcome: Outcome) -> list[str]:
     else:
         told.append(
             f"  the load could not keep up: 1 % was sent {slip:.1f} ms late or more; that is in the times"
+        )
+    if outcome.held is not None:
+        before, after = outcome.held
+        told.append(
+            "  held by the sidecar before and after: "
+            + ", ".join(
+                f"{kind} {shown(kind, then)} and {shown(kind, now)}"
+                for kind, then, now in zip(before._fields, before, after, strict=True)
+            )
         )
     if outcome.against is not None:
         told += ["  beside the other:"] + [
@@ -68,7 +77,7 @@ def _point(point: Point) -> str:
     limit, value = (shown(point.name, it) for it in (point.limit, point.measured))
     state = "ok " if point.held else "NOT"
     mend = f"  ({point.mend})" if point.mend else ""
-    return f"{state} {point.name:<15}{value:>14}   limit {limit}{mend}"
+    return f"{state} {point.name:<18}{value:>14}   limit {limit}{mend}"
 
 
 def readiness_lines(readiness: Readiness) -> list[str]:
@@ -81,7 +90,10 @@ def readiness_lines(readiness: Readiness) -> list[str]:
 
 def as_json(outcomes: Sequence[Outcome], readiness: Readiness) -> str:
     content: dict[str, Any] = {
-        "scenarios": [asdict(outcome) for outcome in outcomes],
+        "scenarios": [
+            asdict(outcome) | {"held": outcome.held and [held._asdict() for held in outcome.held]}
+            for outcome in outcomes
+        ],
         "readiness": asdict(readiness),
     }
     return json.dumps(content, indent=2) + "\n"

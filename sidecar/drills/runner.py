@@ -8,24 +8,27 @@ import json
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from sidecar.drills.breaking import broken
+from sidecar.drills.errors import StandError
+from sidecar.drills.figures import Held, Metrics, hit_ratio, open_breakers
 from sidecar.drills.judging import Measured, Point, Status, judged, recovery, throughput
 from sidecar.drills.plan import Plan
 from sidecar.drills.reading import Found
 from sidecar.drills.scenario import AnyScenario, Break
 from sidecar.drills.shape import shortened
-from sidecar.drills.stand import Metrics, Stand, StandError, Target
+from sidecar.drills.stand import Stand, Target
 
 Say = Callable[[str], None]
-ANSWERED: Final = ("hit", "stale", "updating", "revalidated", "collapsed")
-"""Outcomes of the cache in which the app was not asked, or by others only."""
 _GRACE: Final = 15.0
 """Seconds that a load may take to end after it was told to."""
+_SETTLING: Final = 15.0
+"""Seconds in which a sidecar may let go of what it held for the load: kept connections end after 4 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Options:
     share: float = 1.0
     """Of the time that the scenario's load takes."""
     hosts: tuple[str, ...] = ()
+    share_of_loads: float = 1.0
+    """The same, for what is no drill."""
 
 
 @dataclass(slots=True)
@@ -73,6 +78,8 @@ class Outcome:
     against: dict[str, Any] | None = None
     drill: bool = False
     """Something was broken."""
+    held: tuple[Held, Held] | None = None
+    """By the sidecar, before the load and after it; None: not asked for."""
 
 
 async def run(found: Found, options: Options, say: Say) -> Outcome:
@@ -143,6 +150,8 @@ class _Run:
         self._scenario: AnyScenario = found.scenario
         self._started: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._windows: list[tuple[float, float, str]] = []
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """For each thing that can be broken."""
         self._now: dict[str, None] = {}
         """What is broken."""
         self._samples: list[Sample] = []
@@ -152,6 +161,7 @@ class _Run:
     async def go(self) -> Outcome:
         target = self._target
         before = await target.metrics()
+        held = await target.held() if self._scenario.asserts.leaks is not None else None
         apps, calls = target.app_requests(), await target.provider_calls()
         plan = _plan(self._found, target.url, self._options)
         self._faults = asyncio.create_task(self._break_all())
@@ -166,6 +176,9 @@ class _Run:
                 task.cancel()
             await asyncio.gather(self._faults, watching, return_exceptions=True)
         measured = await self._measured(plan, load, before, apps, calls)
+        left = await self._left(held) if held is not None and not self._reason else None
+        if held is not None and left is not None:
+            measured = replace(measured, leaks=left.more_than(held))
         points = judged(self._scenario.asserts, measured)
         status: Status = "passed" if all(point.held for point in points) else "failed"
         if self._reason:
@@ -180,7 +193,8 @@ class _Run:
             load,
             self._samples,
             self._windows,
-            drill=self._scenario.drill or bool(self._scenario.faults),
+            drill=self._scenario.is_drill,
+            held=(held, left) if held is not None and left is not None else None,
         )
 
     # -- while it runs
@@ -217,15 +231,20 @@ class _Run:
 
     async def _break(self, fault: Break, start: float) -> None:
         share = self._options.share
-        await asyncio.sleep(max(0.0, start + fault.at * share - time.monotonic()))
-        began = time.monotonic() - start
-        self._now[fault.told] = None
-        try:
-            async with broken(fault, self._target):
-                await asyncio.sleep(fault.duration * share)
-        finally:
-            self._now.pop(fault.told, None)
-            self._windows.append((began, time.monotonic() - start, fault.told))
+        if fault.at:  # else at once: the first request comes a little later
+            await asyncio.sleep(start + fault.at * share - time.monotonic())
+        async with contextlib.AsyncExitStack() as stack:
+            # Where one fault follows another that has to be mended first.
+            for thing in sorted(fault.things):
+                await stack.enter_async_context(self._locks[thing])
+            began = max(0.0, time.monotonic() - start)
+            self._now[fault.told] = None
+            try:
+                async with broken(fault, self._target):
+                    await asyncio.sleep(start + (fault.at + fault.duration) * share - time.monotonic())
+            finally:
+                self._now.pop(fault.told, None)
+                self._windows.append((began, time.monotonic() - start, fault.told))
 
     async def _watch(self, before: Metrics) -> None:
         """Once a second, what the sidecar says."""
@@ -236,17 +255,27 @@ class _Run:
             self._samples.append(
                 Sample(
                     time.monotonic() - start,
-                    sorted(
-                        dict(labels).get("upstream", dict(labels).get("route", ""))
-                        for (name, labels), value in metrics.items()
-                        if name.endswith("_circuit_breaker_state") and value > 0
-                    ),
-                    _hit_ratio(before, metrics),
+                    open_breakers(metrics),
+                    hit_ratio(before, metrics),
                     self._target.memory(metrics),
                 )
             )
 
     # -- afterwards
+
+    async def _left(self, before: Held) -> Held | None:
+        """What the sidecar holds once it has let go, or has not for long enough."""
+        allowed = self._scenario.asserts.leaks
+        assert allowed is not None
+        give_up = time.monotonic() + _SETTLING
+        while True:
+            now = await self._target.held()
+            over = now is not None and any(
+                more > getattr(allowed, name) for name, more in now.more_than(before).items()
+            )
+            if not over or time.monotonic() >= give_up:
+                return now
+            await asyncio.sleep(0.5)
 
     async def _measured(
         self, plan: Plan, load: Mapping[str, Any], before: Metrics, apps: int | None, calls: int | None
@@ -268,25 +297,12 @@ class _Run:
             throughput=throughput(load["timeline"], end - plan.segments[-1].seconds, end),
             amplification=None if apps is None or apps_now is None else (apps_now - apps) / answered,
             provider_calls=None if calls is None or calls_now is None else calls_now - calls,
-            hit_ratio=_hit_ratio(before, after),
+            hit_ratio=hit_ratio(before, after),
             degraded=load["degraded"] / answered,
             wrong=load["wrong"] / answered,
             recovery=None if mended is None else recovery(load["timeline"], mended),
             memory=max(memory, default=None),
         )
-
-
-def _hit_ratio(before: Metrics, after: Metrics) -> float | None:
-    """Of the requests of routes with a cache since `before`; those that went past it on purpose left out."""
-    counts: dict[str, float] = {}
-    for key, value in after.items():
-        name, labels = key
-        if name.endswith("_cache_operations_total") and dict(labels).get("plane", "ingress") == "ingress":
-            outcome = dict(labels).get("outcome", "")
-            counts[outcome] = counts.get(outcome, 0.0) + value - before.get(key, 0.0)
-    counts.pop("bypass", None)
-    whole = sum(counts.values())
-    return sum(counts.get(it, 0.0) for it in ANSWERED) / whole if whole else None
 
 
 async def run_all(
@@ -296,7 +312,10 @@ async def run_all(
     outcomes = []
     for found in suite:
         say(f"== {found.scenario.name}: {found.scenario.title}")
-        outcome = await run(found, options, say)
+        given = options
+        if not found.scenario.is_drill:
+            given = replace(options, share=options.share * options.share_of_loads)
+        outcome = await run(found, given, say)
         finished(outcome)
         outcomes.append(outcome)
     return outcomes

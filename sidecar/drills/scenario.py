@@ -22,6 +22,7 @@ from sidecar.config.units import (
     Size,
     Status,
     Switch,
+    Whole,
     wrong,
 )
 from sidecar.drills.plan import LONGEST, SLOT
@@ -131,15 +132,40 @@ class Inject(Model):
     )
 
 
+Mode = Literal["slow", "fail", "quota", "daily_quota", "denied", "reset", "hang", "truncate"]
+GoogleMode = Literal[Mode, "zero_results", "unknown_error"]
+"""Google also has errors that come as 200."""
+Silence = Literal["servfail", "nxdomain", "silent"]
+Invalid = Literal["expired", "not_yet_valid"]
+
+
 class ProviderFault(Model):
-    mode: str = required("How it behaves: examples/providers.py has the modes.", "fail")
+    """How a fake provider behaves; examples/providers.py says what each mode is."""
+
+    mode: Mode = required("What becomes of its calls.", "fail")
     delay: Delay = setting("0s", "How late its answers come.", "2s")
     share: PositiveShare = setting("100%", "Of its calls.", "50%")
 
+    @model_validator(mode="after")
+    def _late(self) -> Self:
+        if self.mode == "slow" and not self.delay:
+            raise wrong("slow by no time is not slow", "", "write delay: 2s")
+        return self
+
+
+class GoogleFault(ProviderFault):
+    mode: GoogleMode = required("What becomes of its calls.", "quota")  # type: ignore[assignment]  # wider
+
 
 class Providers(Model):
-    google: ProviderFault | None = setting(None, "Google Maps.", {"mode": "quota"})
+    google: GoogleFault | None = setting(None, "Google Maps.", {"mode": "quota"})
     openai: ProviderFault | None = setting(None, "OpenAI.", {"mode": "slow", "delay": "4s"})
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.google is None and self.openai is None:
+            raise wrong("there is no provider", "", "write for example google: {mode: quota}")
+        return self
 
 
 class Break(Model):
@@ -152,7 +178,12 @@ class Break(Model):
         None, "The sample app is killed, stopped, answers 503, or never.", "killed"
     )
     providers: Providers | None = setting(None, "The fake providers.")
-    redis: Literal["killed", "frozen"] | None = setting(None, "The Redis server.", "frozen")
+    redis: Literal["killed", "frozen", "slow"] | None = setting(None, "The Redis server.", "frozen")
+    delay: Delay = setting("0s", "With `redis: slow`: how late its answers come.", "300ms")
+    dns: Silence | None = setting(
+        None, "The name server that the sidecar finds the providers by: what it answers.", "silent"
+    )
+    certificate: Invalid | None = setting(None, "The certificate that the providers show.", "expired")
     slow_clients: Count | None = setting(
         None, "So many connections each send a byte of a request's head a second.", 200
     )
@@ -165,9 +196,23 @@ class Break(Model):
     def _one(self) -> Self:
         if len(self.kinds) != 1:
             raise wrong(f"it is one of {', '.join(KINDS)}", "", "write one of them, and further entries")
+        if (self.redis == "slow") != bool(self.delay):
+            raise wrong(
+                "redis: slow and delay go together", "", "write for example redis: slow, delay: 300ms"
+            )
         if self.duration > 3500:
             raise wrong("a fault lasts an hour at most", "")
         return self
+
+    @property
+    def things(self) -> frozenset[str]:
+        """What it breaks: one fault at a time has each."""
+        kind = self.kinds[0]
+        if self.providers is not None:
+            return frozenset(self.providers.model_dump(exclude_none=True))
+        if self.inject is not None:
+            return frozenset([f"{kind} {self.inject.route} {self.inject.upstream}"])
+        return frozenset([kind])
 
     @property
     def told(self) -> str:
@@ -183,7 +228,17 @@ class Break(Model):
         return f"{kind.replace('_', ' ')} {getattr(self, kind)}"
 
 
-KINDS = ("inject", "app", "providers", "redis", "slow_clients")
+KINDS = ("inject", "app", "providers", "redis", "dns", "certificate", "slow_clients")
+
+
+class Leaks(Model):
+    """How much more the sidecar may hold after the load than before it, once it has had 15 s to let go."""
+
+    connections: Whole = setting(0, "Connections of clients.", 1)
+    permits: Whole = setting(0, "Attempts in flight or waiting, fills of the cache, lines of batches.", 1)
+    tasks: Whole = setting(3, "Tasks of its event loop; some begin with the first request.", 5)
+    fds: Whole = setting(3, "Open files and sockets, without kept connections to upstreams.", 10)
+    memory: Size = setting("64MiB", "Resident memory; what was cached is in it.", "128MiB")
 
 
 class Asserts(Model):
@@ -197,7 +252,7 @@ class Asserts(Model):
         None, "Expected answers a second, in the last step of the load.", "95/s"
     )
     amplification: Amount | None = setting(None, "Most requests at the app for each of the clients'.", 1.2)
-    provider_calls: Count | None = setting(None, "Most calls at the fake providers, in all.", 20)
+    provider_calls: Whole | None = setting(None, "Most calls at the fake providers, in all.", 20)
     hit_ratio: PositiveShare | None = setting(
         None, "Least share of cached routes' requests answered so.", "70%"
     )
@@ -207,6 +262,7 @@ class Asserts(Model):
         None, "Longest time from the end of the last fault until 99 % are answered again.", "5s"
     )
     memory: Size | None = setting(None, "Largest resident memory of the sidecar.", "512MiB")
+    leaks: Leaks | None = setting(None, "What the sidecar may still hold afterwards.", {"memory": "128MiB"})
 
 
 class Abort(Model):
@@ -268,6 +324,7 @@ class _Scenario(Model):
                         raise wrong(
                             f"traffic.{index}: there is no variable {name}", "", "add it to variables"
                         )
+        self._one_at_a_time()
         allowed = self.blast_radius.attempts
         for index, fault in enumerate(self.faults):
             if fault.inject is not None and fault.inject.fault.percent > allowed:
@@ -277,6 +334,18 @@ class _Scenario(Model):
                     "lower percent",
                 )
         return self
+
+    def _one_at_a_time(self) -> None:
+        ordered = sorted(enumerate(self.faults), key=lambda it: it[1].at)
+        for place, (index, fault) in enumerate(ordered):
+            for before, other in ordered[:place]:
+                if other.things & fault.things and fault.at < other.at + other.duration:
+                    text = f"faults.{index}: it breaks what faults.{before} has broken and not mended yet"
+                    raise wrong(text, "", "let it begin when that ends, or later")
+
+    @property
+    def is_drill(self) -> bool:
+        return self.drill or bool(self.faults)
 
     @property
     def asserts(self) -> Asserts:

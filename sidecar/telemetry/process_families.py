@@ -67,6 +67,7 @@ def process_families(make: Families, system: System) -> Iterator[Metric]:
         ("process_start_time_seconds", "When the sidecar started, in Unix time.", system.started),
         ("event_loop_lag_seconds", "How late the event loop was when last measured.", system.lag),
         ("event_loop_lag_max_seconds", "The largest lag of the last minute.", system.lag_max),
+        ("event_loop_tasks", "Tasks of the event loop that are not done.", system.tasks),
         ("gc_longest_pause_seconds", "The longest collection of garbage so far.", garbage.longest),
     ):
         yield make.gauge(name, text, (), [((), gauge)])

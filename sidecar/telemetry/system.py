@@ -79,6 +79,7 @@ class System:
         self._process = psutil.Process()
         self._cgroup = cgroup if cgroup is not None else Cgroup()
         self._tasks: list[asyncio.Task[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lags: deque[float] = deque([0.0], maxlen=BEATS_REMEMBERED)
         self._folders: dict[str, tuple[Path, bool]] = {}
         self._counted: tuple[float, float] | None = None
@@ -102,6 +103,11 @@ class System:
         """The largest lag of the last minute, in seconds."""
         return max(self._lags)
 
+    @property
+    def tasks(self) -> int:
+        """Tasks of the event loop that are not done."""
+        return len(asyncio.all_tasks(self._loop)) if self._loop is not None else 0
+
     def watch_folder(self, use: str, folder: Path, *, written: bool = True) -> None:
         """Samples the space where `folder` is, or is to be, from now on; `use` is its name in reports.
 
@@ -117,7 +123,7 @@ class System:
             self.sampled = self._clock.now()
 
     def start(self) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self.garbage.start()
         self._tasks = [
             loop.create_task(self._beat(), name="event-loop lag"),

@@ -68,6 +68,7 @@ def test_a_file_of_variables_is_read_when_asked_for() -> None:
         ("FEATURE_CACHING", "cache"),
         ("FEATURE_RETRY_MECHANISMS", "retry"),
         ("FEATURE_HEALTH_MONITORING", "health_monitoring"),
+        ("FEATURE_STRESS_TEST", "stress_test"),
     ],
 )
 def test_the_guides_flags_are_features(variable: str, key: str) -> None:

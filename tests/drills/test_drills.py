@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -19,6 +20,7 @@ import aiohttp
 import psutil
 import pytest
 
+from sidecar.demo.processes import policies
 from sidecar.drills import reading
 from tests.support.processes import Sidecar, TinyApp
 
@@ -29,13 +31,14 @@ GUARDS = {
     "app-outage": (["--without", "retry"], "availability"),
     "big-bodies": (["--set", "limits.body=off"], "amplification"),
     "maps-quota": (["--without", "pace"], "provider_calls"),
+    "provider-resets": (["--without", "retry"], "degraded"),
     "openai-slow": (["--without", "circuit_breaker", "--without", "concurrency_limit"], "p50"),
     "redis-outage": (["--set", "cache.memory=4KiB"], "hit_ratio"),
     "retry-storm": (["--without", "circuit_breaker"], "amplification"),
     "slow-clients": (["--set", "limits.header_timeout=10m"], "availability"),
     "thundering-herd": (["--without", "cache"], "amplification"),
 }
-DRILLS = sorted({*GUARDS, "provider-lies"})
+DRILLS = sorted({*GUARDS, "dns-outage", "expired-certificate", "provider-lies"})
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -96,6 +99,75 @@ async def test_lies_are_found_where_no_policy_knows_them(tmp_path: Path) -> None
     file.write_text(file.read_text() + "stand: {policies: [policies/small-bodies.yaml]}\n")
     code, report = await drill(str(file), tmp_path)
     assert (code, missed(report)) == (1, ["wrong"])
+
+
+@pytest.mark.skipif(not ALL, reason="DRILLS=1 runs it")
+async def test_an_address_that_nobody_remembers_is_missed(tmp_path: Path) -> None:
+    """dns-outage with the name servers silent from the start: there is no address to go on with."""
+    folder = tmp_path / "drills"
+    shutil.copytree(reading.SHIPPED, folder)
+    file = folder / "dns-outage.yaml"
+    file.write_text(file.read_text().replace("at: 2s", "at: 0s"))
+    code, report = await drill(str(file), tmp_path)
+    assert code == 1
+    assert "degraded" in missed(report)
+
+
+@pytest.mark.skipif(not ALL, reason="DRILLS=1 runs it")
+async def test_a_certificate_that_nobody_checks_is_no_guard(tmp_path: Path) -> None:
+    """expired-certificate with `tls.verify: false`: calls, with their key, go to whoever is there."""
+    folder = tmp_path / "drills"
+    shutil.copytree(reading.SHIPPED, folder)
+    policy = (policies() / "google-maps.yaml").read_text()
+    (folder / "google-maps.yaml").write_text(policy + "\ntls: {verify: false}\n")
+    file = folder / "expired-certificate.yaml"
+    file.write_text(file.read_text() + "stand: {policies: [nextvision, google-maps.yaml, openai]}\n")
+    code, report = await drill(str(file), tmp_path)
+    assert (code, missed(report)) == (1, ["provider_calls"])
+
+
+async def test_what_is_still_held_afterwards_is_told(tmp_path: Path) -> None:
+    """A client that stays connected is one connection too many; without it nothing is held."""
+    file = tmp_path / "short.yaml"
+    file.write_text(
+        "name: short\nload: {steps: [{rate: 20/s, duration: 1500ms}]}\ntraffic: [{path: /}]\n"
+        "assert: {leaks: {fds: 5}}\n"
+    )
+    app = TinyApp(tmp_path)
+    sidecar = Sidecar(tmp_path, app.port, {"name": "tiny", "routes": [{"name": "all", "deadline": "5s"}]})
+    await app.start()
+    await sidecar.start()
+    target = ["--target", sidecar.url, "--admin", sidecar.admin]
+    try:
+        code, report = await drill(str(file), tmp_path, *target)
+        assert (code, missed(report)) == (0, [])
+        before, after = report["held"]
+        assert (before["connections"], after["connections"]) == (0, 0)
+        assert min(before["tasks"], after["tasks"], before["fds"], before["memory"]) > 0
+
+        running = asyncio.create_task(drill(str(file), tmp_path, *target))
+        await started(sidecar)
+        _, writer = await asyncio.open_connection("127.0.0.1", int(sidecar.url.rpartition(":")[2]))
+        code, report = await running
+        writer.close()
+        assert code == 1
+        assert "leaked_connections" in missed(report)
+        assert report["held"][1]["connections"] == 1
+    finally:
+        await sidecar.end()
+        await app.end()
+
+
+async def started(sidecar: Sidecar) -> None:
+    """Waits until there is a client."""
+    async with aiohttp.ClientSession() as http:
+        for _ in range(1000):
+            async with http.get(f"{sidecar.admin}/metrics") as reply:
+                found = re.search(r'connections_active\{listener="ingress"\} (\d+)', await reply.text())
+            if found is not None and int(found[1]):
+                return
+            await asyncio.sleep(0.02)
+    raise AssertionError("no client came")
 
 
 async def test_it_aborts_soon(tmp_path: Path) -> None:

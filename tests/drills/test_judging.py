@@ -40,6 +40,24 @@ def test_what_was_not_measured_does_not_hold() -> None:
     assert not any(point.held for point in judged(ASSERTS, Measured()))
 
 
+KINDS = ("connections", "permits", "tasks", "fds", "memory")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_leaks_has_its_own_point(kind: str) -> None:
+    """Each kind is told with its figure and its limit, and the one that grew too much does not hold."""
+    asserts = Asserts.model_validate({"leaks": {"memory": "1MiB", "tasks": 2}})
+    at_limit = {"connections": 0, "permits": 0, "tasks": 2, "fds": 3, "memory": 1 << 20}
+    points = judged(asserts, Measured(leaks=at_limit))
+    assert [(point.name, point.limit, point.measured) for point in points] == [
+        (f"leaked_{it}", at_limit[it], at_limit[it]) for it in KINDS
+    ]
+    assert all(point.held for point in points)
+    worse = judged(asserts, Measured(leaks={**at_limit, kind: at_limit[kind] + 1}))
+    assert [point.name for point in worse if not point.held] == [f"leaked_{kind}"]
+    assert not any(point.held for point in judged(asserts, Measured()))
+
+
 @pytest.mark.parametrize(
     ("timeline", "mended", "seconds"),
     [

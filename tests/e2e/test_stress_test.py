@@ -90,13 +90,27 @@ async def test_its_result_is_that_of_the_command(tmp_path: Path, app: TinyApp) -
         await sidecar.end()
 
 
-@pytest.mark.parametrize(("features", "status"), [({}, 403), ({"stress_test": "true"}, 202)])
+@pytest.mark.parametrize(
+    ("environment", "features", "variables", "status"),
+    [
+        ("production", {}, {}, 403),
+        ("production", {"stress_test": "true"}, {}, 202),
+        ("production", {}, {"FEATURE_STRESS_TEST": "true"}, 202),
+        ("staging", {"stress_test": "true"}, {"FEATURE_STRESS_TEST": "false"}, 403),
+    ],
+)
 async def test_production_must_have_asked_for_it(
-    tmp_path: Path, app: TinyApp, features: dict[str, str], status: int
+    tmp_path: Path,
+    app: TinyApp,
+    environment: str,
+    features: dict[str, str],
+    variables: dict[str, str],
+    status: int,
 ) -> None:
-    """In production it is refused unless the feature is switched on in so many words."""
-    settings = {"environment": "production", "features": features}
+    """In production it is refused unless the feature is switched on in so many words; elsewhere if off."""
+    settings = {"environment": environment, "features": features}
     sidecar = Sidecar(tmp_path, app.port, POLICY, admin={"token": TOKEN}, **settings)
+    sidecar.environment |= variables
     await sidecar.start()
     try:
         assert (await ask(sidecar, "POST", "?scenario=light_load"))[0] == status

@@ -206,6 +206,7 @@ def test_machine_and_process_are_shown(collector: Collector) -> None:
     assert found["nextvision_process_open_fds"] > 2
     assert found["nextvision_process_threads"] >= 1
     assert found["nextvision_event_loop_lag_seconds"] == 0
+    assert found["nextvision_event_loop_tasks"] == 0  # nothing was started
     [build] = [name for name in found if name.startswith("nextvision_build_info")]
     assert 'version="1.2.3"' in build
 
