@@ -81,6 +81,13 @@ def arguments(command: Any) -> None:
             "--share", default="100%", metavar="SHARE", help="of the scenario's time, at the same rates"
         )
         which.add_argument(
+            "--leave-out",
+            action="append",
+            default=[],
+            metavar="LIMIT",
+            help="a key of `assert` that does not count, such as leaks where others use the target, too",
+        )
+        which.add_argument(
             "--ci",
             action="store_true",
             help=f"loads take {CI_SHARE:.0%} of their time, at the same rates; drills are as they are",
@@ -98,6 +105,7 @@ def _run(given: argparse.Namespace) -> int:
         return _wrong("--html needs more packages: pip install 'nextvision-sidecar[report]'")
     from sidecar.drills import reading, runner
     from sidecar.drills.errors import StandError
+    from sidecar.drills.scenario import Asserts
 
     if given.scenario is None:
         for name in reading.shipped():
@@ -111,6 +119,16 @@ def _run(given: argparse.Namespace) -> int:
     for url in filter(None, (given.target, given.admin, given.against)):
         if not (url.startswith(("http://", "https://")) and urlsplit(url).hostname):
             return _wrong(f'"{url}" is no URL (write for example http://127.0.0.1:8080)')
+    if given.target is None and given.admin is not None:
+        return _wrong("--admin is of the sidecar at --target (say --target URL, too)")
+    if given.target is not None and (given.without or sets):
+        return _wrong("--without and --set are for a sidecar that is started here (leave --target out)")
+    if unknown := sorted({*given.leave_out} - {*Asserts.model_fields}):
+        limits = ", ".join(Asserts.model_fields)
+        return _wrong(f'--leave-out: there is no limit "{unknown[0]}" (one of {limits})')
+    for file in filter(None, (given.json, given.markdown, given.html)):
+        if not file.parent.is_dir():
+            return _wrong(f"{file}: there is no folder {file.parent} (make it first)")
     if not 0 < share <= 1:
         return _wrong("--share must be more than 0 % (write for example --share 20%)")
     if given.ci and share != 1:
@@ -125,9 +143,10 @@ def _run(given: argparse.Namespace) -> int:
         share,
         tuple(given.allow_host),
         CI_SHARE if given.ci else 1.0,
+        tuple(given.leave_out),
     )
     found = reading.find(given.scenario)
-    suite = [reading.find(name) for name in found.scenario.suite] or [found]
+    suite = reading.members(found)
     try:
         return asyncio.run(_go(suite, options, given))
     except asyncio.CancelledError:  # SIGTERM; all was stopped and mended
@@ -167,12 +186,21 @@ async def _go(suite: list[Found], options: Any, given: argparse.Namespace) -> in
         (given.markdown, report.as_markdown(outcomes, ready)),
     ):
         if file is not None:
-            file.write_text(text, "utf-8")
+            _write(file, text)
     if given.html is not None:
         from sidecar.drills.html import as_html
 
-        given.html.write_text(as_html(outcomes, ready), "utf-8")
+        _write(given.html, as_html(outcomes, ready))
     return FINE if all(it.status == "passed" for it in outcomes) else FAILED
+
+
+def _write(file: Path, text: str) -> None:
+    from sidecar.drills.errors import StandError
+
+    try:
+        file.write_text(text, "utf-8")
+    except OSError as error:
+        raise StandError(f"{file}: {error.strerror}") from error
 
 
 def _wrong(text: str) -> int:

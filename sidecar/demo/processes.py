@@ -18,7 +18,7 @@ import yaml
 from sidecar.clock import SystemClock, SystemRandom
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
 HOST = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,8 +88,13 @@ class Process:
         self.process: asyncio.subprocess.Process | None = None
         self._file: IO[bytes] | None = None
 
-    async def start(self, http: aiohttp.ClientSession, clock: SystemClock) -> None:
-        """Starts it; returns when it serves. Raises `DemoError` when it does not."""
+    async def start(
+        self,
+        http: aiohttp.ClientSession,
+        clock: SystemClock,
+        born: Callable[[asyncio.subprocess.Process], None] = lambda _: None,
+    ) -> None:
+        """Starts it; returns when it serves. `born` hears of it at once. Raises `DemoError` if it fails."""
         self._file = self.output.open("ab")
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -102,6 +107,7 @@ class Process:
             # Ctrl-C is for the demo, which then stops the others in order.
             start_new_session=True,
         )
+        born(self.process)
         give_up = clock.now() + START_SECONDS
         while self.process.returncode is None and clock.now() < give_up:
             try:

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple, cast
 
 import httptools
 
+from sidecar.drills.plan import Aim
+
 LARGEST_LOOKED_AT: Final = 1 << 20
 """Bytes of a body in which a wrong answer is looked for."""
 
@@ -23,7 +25,7 @@ class Answer(NamedTuple):
     status: int
     """0: there was no answer."""
     cause: str
-    """Why there was none: `refused`, `reset`, `timeout`, `malformed`, `crowded`; empty for an answer."""
+    """Why there was none: `refused`, `tls`, `reset`, `timeout`, `malformed`, `crowded`; else empty."""
     degraded: bool = False
     """It carries `Sidecar-Degraded`."""
     wrong: bool = False
@@ -144,8 +146,9 @@ class Wire(asyncio.Protocol):
 class Clients:
     """All connections to one target."""
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, most: int) -> None:
-        self._host, self._port, self._tls = host, port, tls
+    def __init__(self, aim: Aim, most: int) -> None:
+        self._aim = aim
+        self._tls = ssl.create_default_context() if aim.tls is not None else None
         self._most = most
         self.idle: list[Wire] = []
         self._open = 0
@@ -167,10 +170,16 @@ class Clients:
         self._open += 1
         loop = asyncio.get_running_loop()
         try:
-            _, wire = await loop.create_connection(lambda: Wire(self), self._host, self._port, ssl=self._tls)
-        except OSError:
+            _, wire = await loop.create_connection(
+                lambda: Wire(self),
+                self._aim.address,
+                self._aim.port,
+                ssl=self._tls,
+                server_hostname=self._aim.tls,
+            )
+        except OSError as error:
             self._open -= 1
-            done(Answer(0, "refused"))
+            done(Answer(0, "tls" if isinstance(error, ssl.SSLError) else "refused"))
             return None
         except BaseException:
             self._open -= 1

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from sidecar.drills.figures import Held
 from sidecar.drills.scenario import Asserts, Leaks
 
 Status = Literal["passed", "failed", "aborted"]
@@ -90,7 +91,7 @@ def judged(asserts: Asserts, measured: Measured) -> list[Point]:
 
 
 def _leaks(allowed: Leaks, found: Mapping[str, int] | None) -> Iterator[Point]:
-    for kind in Leaks.model_fields:
+    for kind in Held._fields:
         limit = getattr(allowed, kind)
         value = None if found is None else found[kind]
         held = value is not None and value <= limit

@@ -16,7 +16,6 @@ import asyncio
 import gc
 import json
 import random
-import ssl
 import sys
 import time
 from collections import Counter, deque
@@ -27,7 +26,7 @@ import uvloop
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
 from sidecar.drills.client import Answer, Clients, Done, Wire
-from sidecar.drills.plan import LONGEST, MOST, ForeignTarget, Plan, Rendered, allowed_address, rendered
+from sidecar.drills.plan import LONGEST, MOST, ForeignTarget, Plan, Rendered, allowed, rendered
 from sidecar.drills.shape import due_times
 
 SLIP_ALLOWED: Final = 0.005
@@ -92,11 +91,10 @@ class Load:
 
     def __init__(self, plan: Plan) -> None:
         """Raises ForeignTarget, OSError."""
-        address, port, tls = allowed_address(plan)
+        aim = allowed(plan)
         self._plan = plan
         self._chance = random.Random(plan.seed)  # noqa: S311 - the same load for the same seed
-        context = ssl.create_default_context() if tls else None
-        self._clients = Clients(address, port, context, plan.connections)
+        self._clients = Clients(aim, plan.connections)
         self._kinds, self._weights = rendered(plan, self._chance)
         self._took, self._slipped, self._recent = histogram(), histogram(), histogram()
         self._causes: Counter[str] = Counter()

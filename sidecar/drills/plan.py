@@ -7,7 +7,7 @@ import random
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
@@ -65,16 +65,37 @@ class Plan(BaseModel):
     """Values to draw from: texts, or whole numbers from the first to the second."""
 
 
-def allowed_address(plan: Plan) -> tuple[str, int, bool]:
-    """Address, port and whether TLS is spoken. Raises ForeignTarget, OSError."""
+class Aim(NamedTuple):
+    """Where a load goes."""
+
+    address: str
+    port: int
+    tls: str | None
+    """The name that the server's certificate has to be for; None: no TLS is spoken."""
+
+
+def allowed(plan: Plan) -> Aim:
+    """Of several addresses, the first that takes a connection. Raises ForeignTarget, OSError."""
     parts = urlsplit(plan.target)
     host, tls = parts.hostname or "", parts.scheme == "https"
     port = parts.port or (443 if tls else 80)
-    address = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
-    if not ipaddress.ip_address(address.partition("%")[0]).is_loopback and host not in plan.hosts:
-        mend = "list it under blast_radius.hosts if it is yours to load"
+    found = [str(it[4][0]) for it in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    local = all(ipaddress.ip_address(it.partition("%")[0]).is_loopback for it in found)
+    if not local and host not in plan.hosts:
+        mend = "list it under blast_radius.hosts, or with --allow-host, if it is yours to load"
         raise ForeignTarget(f"{host} is not on this machine ({mend})")
-    return address, port, tls
+    address = found[0]
+    if len(found) > 1:
+        address = next((it for it in found if _takes(it, port)), address)
+    return Aim(address, port, host if tls else None)
+
+
+def _takes(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 class Rendered:

@@ -97,6 +97,22 @@ def find(name: str, known: list[str] | None = None) -> Found:
     return scenario_in(Path(name))
 
 
+def members(found: Found, within: tuple[Path, ...] = ()) -> list[Found]:
+    """The scenarios that are run for it: itself, or those of its suite. Raises ConfigError."""
+    if not found.scenario.suite:
+        return [found]
+    within = (*within, found.file.resolve())
+    runs = []
+    for index, name in enumerate(found.scenario.suite):
+        beside = found.beside(name)
+        member = scenario_in(beside) if beside.is_file() else find(name)
+        if member.file.resolve() in within:
+            text = f"{name} is this suite, or one that it is in (leave it out)"
+            raise ConfigError([Problem(Origin(str(found.file)), f"suite.{index}", text)])
+        runs += members(member, within)
+    return runs
+
+
 def scenario_in(file: Path) -> Found:
     """Raises ConfigError."""
     try:

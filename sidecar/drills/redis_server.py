@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -32,8 +33,8 @@ class Redis:
         self.relay = Relay(relay_port, port) if relay_port is not None else None
         self.url = f"redis://{HOST}:{port if relay_port is None else relay_port}"
 
-    async def start(self) -> None:
-        """Raises StandError."""
+    async def start(self, born: Callable[[asyncio.subprocess.Process], None]) -> None:
+        """`born` hears of the process at once. Raises StandError."""
         with (self._directory / "redis.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *(self._program, "--port", str(self._port), "--bind", HOST, "--dir", str(self._directory)),
@@ -41,6 +42,7 @@ class Redis:
                 stdout=log,
                 stderr=log,
             )
+        born(self.process)
         if self.relay is not None:
             await self.relay.start()
         for _ in range(500):

@@ -28,7 +28,7 @@ def shown(name: str, value: float | None) -> str:
     if name == "throughput":
         return f"{value:.1f}/s"
     if name in ("memory", "leaked_memory"):
-        return format_size(round(value / 2**20) * 2**20)
+        return format_size(round(value / 2**20) * 2**20) if value >= 2**20 else f"{value / 1024:.0f}KiB"
     return f"{value:.3g}" if name == "amplification" else f"{value:g}"
 
 

@@ -27,8 +27,6 @@ from sidecar.drills.stand import Stand, Target
 Say = Callable[[str], None]
 _GRACE: Final = 15.0
 """Seconds that a load may take to end after it was told to."""
-_SETTLING: Final = 15.0
-"""Seconds in which a sidecar may let go of what it held for the load: kept connections end after 4 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,8 @@ class Options:
     hosts: tuple[str, ...] = ()
     share_of_loads: float = 1.0
     """The same, for what is no drill."""
+    leave_out: tuple[str, ...] = ()
+    """Limits that do not count."""
 
 
 @dataclass(slots=True)
@@ -148,6 +148,7 @@ class _Run:
     def __init__(self, found: Found, options: Options, target: Target, say: Say) -> None:
         self._found, self._options, self._target, self._say = found, options, target, say
         self._scenario: AnyScenario = found.scenario
+        self._asserts = found.scenario.asserts.model_copy(update=dict.fromkeys(options.leave_out))
         self._started: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._windows: list[tuple[float, float, str]] = []
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -161,7 +162,7 @@ class _Run:
     async def go(self) -> Outcome:
         target = self._target
         before = await target.metrics()
-        held = await target.held() if self._scenario.asserts.leaks is not None else None
+        held = await target.held() if self._asserts.leaks is not None else None
         apps, calls = target.app_requests(), await target.provider_calls()
         plan = _plan(self._found, target.url, self._options)
         self._faults = asyncio.create_task(self._break_all())
@@ -179,7 +180,7 @@ class _Run:
         left = await self._left(held) if held is not None and not self._reason else None
         if held is not None and left is not None:
             measured = replace(measured, leaks=left.more_than(held))
-        points = judged(self._scenario.asserts, measured)
+        points = judged(self._asserts, measured)
         status: Status = "passed" if all(point.held for point in points) else "failed"
         if self._reason:
             status = "aborted"
@@ -265,9 +266,9 @@ class _Run:
 
     async def _left(self, before: Held) -> Held | None:
         """What the sidecar holds once it has let go, or has not for long enough."""
-        allowed = self._scenario.asserts.leaks
+        allowed = self._asserts.leaks
         assert allowed is not None
-        give_up = time.monotonic() + _SETTLING
+        give_up = time.monotonic() + allowed.within
         while True:
             now = await self._target.held()
             over = now is not None and any(

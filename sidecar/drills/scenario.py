@@ -232,13 +232,14 @@ KINDS = ("inject", "app", "providers", "redis", "dns", "certificate", "slow_clie
 
 
 class Leaks(Model):
-    """How much more the sidecar may hold after the load than before it, once it has had 15 s to let go."""
+    """How much more the sidecar may hold after the load than before it."""
 
     connections: Whole = setting(0, "Connections of clients.", 1)
     permits: Whole = setting(0, "Attempts in flight or waiting, fills of the cache, lines of batches.", 1)
     tasks: Whole = setting(3, "Tasks of its event loop; some begin with the first request.", 5)
     fds: Whole = setting(3, "Open files and sockets, without kept connections to upstreams.", 10)
     memory: Size = setting("64MiB", "Resident memory; what was cached is in it.", "128MiB")
+    within: Duration = setting("15s", "Time to let go; some connections are kept for a while.", "30s")
 
 
 class Asserts(Model):

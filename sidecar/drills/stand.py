@@ -48,9 +48,8 @@ class Guard:
             start_new_session=True,
         )
 
-    def started(self, process: asyncio.subprocess.Process | None) -> None:
-        if process is not None:
-            self._tell(f"+{process.pid}")
+    def started(self, process: asyncio.subprocess.Process) -> None:
+        self._tell(f"+{process.pid}")
 
     def ended(self, process: asyncio.subprocess.Process | None) -> None:
         """Before it is waited for its number may not be given to another process."""
@@ -97,6 +96,8 @@ class Target:
             return {}
         try:
             async with self.http.get(f"{self.admin}/metrics", headers=self._headers) as reply:
+                if reply.status != 200:
+                    return {}
                 text = await reply.text()
         except (aiohttp.ClientError, TimeoutError):
             return {}
@@ -267,11 +268,9 @@ class Stand(Target):
     async def _start(self, process: Process) -> None:
         assert self.http is not None
         try:
-            await process.start(self.http, self.clock)
+            await process.start(self.http, self.clock, self._guard.started)
         except DemoError as error:
             raise StandError(f"{error}\n{process.tail()}") from error
-        finally:
-            self._guard.started(process.process)
 
     async def stop(self) -> list[str]:
         problems = await super().stop()
@@ -306,8 +305,7 @@ class Stand(Target):
 
     async def start_redis(self) -> None:
         assert self.redis is not None
-        await self.redis.start()
-        self._guard.started(self.redis.process)
+        await self.redis.start(self._guard.started)
 
     def app_requests(self) -> int | None:
         (count,) = struct.unpack("=q", self._count_file.read_bytes())

@@ -131,7 +131,7 @@ async def test_what_is_still_held_afterwards_is_told(tmp_path: Path) -> None:
     file = tmp_path / "short.yaml"
     file.write_text(
         "name: short\nload: {steps: [{rate: 20/s, duration: 1500ms}]}\ntraffic: [{path: /}]\n"
-        "assert: {leaks: {fds: 5}}\n"
+        "assert: {leaks: {fds: 5, within: 1s}}\n"
     )
     app = TinyApp(tmp_path)
     sidecar = Sidecar(tmp_path, app.port, {"name": "tiny", "routes": [{"name": "all", "deadline": "5s"}]})

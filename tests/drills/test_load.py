@@ -7,13 +7,16 @@ import itertools
 import json
 import math
 import random
+import ssl
 import sys
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
-from sidecar.drills.plan import ForeignTarget, Plan, Request, allowed_address, rendered
+from sidecar.drills.plan import ForeignTarget, Plan, Request, allowed, rendered
 from sidecar.drills.shape import Segment, due_times, ramp, shortened
+from tests.support.certificates import Signer
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -59,7 +62,8 @@ async def run(plan: Plan) -> dict[str, Any]:
 class Server:
     """Answers `OK`; while `standing` is set, what comes is answered once it is cleared."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.going = asyncio.Event()
         self.going.set()
         self.asked = asyncio.Event()
@@ -82,7 +86,7 @@ class Server:
             writer.close()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -140,8 +144,33 @@ def test_slots_are_filled() -> None:
 def test_no_load_on_strangers() -> None:
     """A host that is not this machine is refused unless it is listed."""
     with pytest.raises(ForeignTarget, match="not on this machine"):
-        allowed_address(plan(1, target="http://192.0.2.1:80"))
-    assert allowed_address(plan(1, target="http://192.0.2.1:80", hosts=("192.0.2.1",)))[0] == "192.0.2.1"
+        allowed(plan(1, target="http://192.0.2.1:80"))
+    listed = plan(1, target="http://192.0.2.1:80", hosts=("192.0.2.1",))
+    assert allowed(listed) == ("192.0.2.1", 80, None)
+
+
+async def test_a_name_is_loaded_where_it_takes_connections() -> None:
+    """`localhost` stands for two addresses, and a server may listen on one of them."""
+    async with Server() as server:
+        aim = await asyncio.to_thread(allowed, plan(1, target=f"http://localhost:{server.port}"))
+    assert aim == ("127.0.0.1", server.port, None)
+
+
+@pytest.mark.parametrize(("name", "causes"), [("localhost", {}), ("other.example", {"tls": 10})])
+async def test_a_certificate_is_for_the_name_of_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, causes: dict[str, int]
+) -> None:
+    """Over TLS the server has to prove that it is who the URL says; else all is told as failed by that."""
+    signer = Signer(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(signer.path))
+    made = signer.issue(name)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(made.path, made.key)
+    async with Server(context) as server:
+        target = f"https://localhost:{server.port}"
+        result = (await run(plan(server.port, Segment(0.5, 20, 20), target=target)))["result"]
+    assert result["causes"] == causes
+    assert result["fine"] + sum(causes.values()) == 10
 
 
 async def test_a_server_that_stalls_is_charged_for_it() -> None:

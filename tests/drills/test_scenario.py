@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 
+from sidecar.cli import main
 from sidecar.config.problems import ConfigError
 from sidecar.demo.processes import examples
 from sidecar.drill_command import CI_SHARE
@@ -114,7 +115,7 @@ def test_its_form_for_ci_takes_less_than_8_minutes() -> None:
         (GOOD + "faults: [{duration: 1s, providers: {google: {mode: slow}}}]\n", "slow by no time"),
         (
             GOOD + "faults: [{duration: 1s, providers: {openai: {mode: zero_results}}}]\n",
-            ":4:46: faults[0].providers.openai.mode: ",
+            ":4:52: faults[0].providers.openai.mode: ",
         ),
         (
             GOOD + "faults: [{at: 1s, duration: 2s, app: hang}, {duration: 1.5s, app: killed}]\n",
@@ -154,6 +155,39 @@ def test_values_come_from_files_beside_it(tmp_path: Path) -> None:
     file.write_text(GOOD.replace("/}", "'/{{place}}'}") + "variables: {place: {file: places.txt}}\n")
     plan = reading.find(str(file)).plan("http://127.0.0.1:1", ())
     assert plan.variables["place"] == ("Paris", "Lyon")
+
+
+def test_a_suite_may_hold_suites_and_files(tmp_path: Path) -> None:
+    """Its scenarios are the shipped ones, and files beside it; one that is in itself is told."""
+    (tmp_path / "mine.yaml").write_text(GOOD)
+    (tmp_path / "inner.yaml").write_text("name: inner\nsuite: [mine.yaml, light_load]\n")
+    outer = tmp_path / "outer.yaml"
+    outer.write_text("name: outer\nsuite: [retry-storm, inner.yaml]\n")
+    found = reading.members(reading.find(str(outer)))
+    assert [it.scenario.name for it in found] == ["retry-storm", "mine", "light_load"]
+    (tmp_path / "inner.yaml").write_text("name: inner\nsuite: [outer.yaml]\n")
+    with pytest.raises(ConfigError, match=r"suite\.0: outer\.yaml is this suite, or one that it is in"):
+        reading.members(reading.find(str(outer)))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--without", "retry", "--target", "http://localhost"], "--without and --set are for a sidecar"),
+        (["--admin", "http://localhost"], "--admin is of the sidecar at --target"),
+        (["--ci", "--share", "20%"], "--ci and --share are two ways"),
+        (["--leave-out", "p59"], 'there is no limit "p59" (one of availability, p50'),
+        (["--json", "no/such/folder/report.json"], "there is no folder no/such/folder"),
+        (["--target", "localhost:80"], '"localhost:80" is no URL'),
+        (["--share", "0%"], "--share must be more than 0 %"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_once(
+    options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 and what to write instead, before anything is started."""
+    assert main(["drill", "retry-storm", *options]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_one_fault_may_follow_another(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ async def test_its_result_is_that_of_the_command(tmp_path: Path, app: TinyApp) -
     sidecar = Sidecar(tmp_path, app.port, POLICY, admin={"token": TOKEN})
     await sidecar.start()
     try:
-        _, run = await ask(sidecar, "POST", "?scenario=high_load")
+        _, run = await ask(sidecar, "POST", "?scenario=sustained_load")
         await app.end()  # every request fails now
         for _ in range(400):
             _, now = await ask(sidecar, "GET", f"/{run['id']}")
