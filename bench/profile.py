@@ -17,13 +17,17 @@ RATE = 250
 """Samples a second."""
 
 
-def sampled(py_spy: str, running: Running, seconds: int, *, native: bool, lines: bool) -> Path:
-    """Records collapsed stacks: `outer;…;inner count` a line."""
+def sampled(py_spy: str, running: Running, seconds: int, *, native: bool, lines: bool, stops: bool) -> Path:
+    """Records collapsed stacks: `outer;…;inner count` a line.
+
+    Where it `stops` the process for each sample, which `native` must, system calls look larger than they are;
+    where it does not, stacks that change while they are read are lost, and those are Python's.
+    """
     out = running.place.folder / "stacks"
     options = ["--format", "raw", "--threads", "--output", str(out)]
     options += ["--rate", str(RATE), "--duration", str(seconds)]
-    # Stopping the process for each sample shows system calls larger than they are; `--native` must.
-    options += ["--native"] if native else ["--nonblocking"]
+    options += ["--native"] if native else []
+    options += [] if stops or native else ["--nonblocking"]
     options += [] if lines else ["--function"]
     record = [py_spy, "record", "--pid", str(running.process.pid), *options]
     subprocess.run(pinned(LOAD_CPU, record), check=True, capture_output=True)
@@ -56,14 +60,10 @@ def main() -> int:
     )
     parser.add_argument("--lines", action="store_true", help="by line, not by function")
     given = parser.parse_args()
-    tools = {"nginx": "apt install nginx", "wrk": "apt install wrk", "py-spy": "pip install '.[bench]'"}
-    found = {name: find_program(name)() or find_beside(name) for name in tools}
-    for name, get in tools.items():
-        if found[name] is None:
-            print(f"{name} is missing: {get}", file=sys.stderr)
-    nginx, wrk, py_spy = found.values()
-    if nginx is None or wrk is None or py_spy is None:
+    tools = found_tools()
+    if tools is None:
         return 1
+    nginx, wrk, py_spy = tools
     case = next(case for case in CASES if case.name == given.case)
     proxy = next(proxy for proxy in PROXIES if proxy.name == given.proxy)
     with origin(nginx) as bench, bench.run(proxy) as running:
@@ -71,13 +71,27 @@ def main() -> int:
             target=drive, args=(wrk, running.place.port, case, given.connections, given.seconds + 3)
         )
         load.start()
-        counts = self_time(sampled(py_spy, running, given.seconds, native=given.native, lines=given.lines))
+        stacks = sampled(
+            py_spy, running, given.seconds, native=given.native, lines=given.lines, stops=given.native
+        )
+        counts = self_time(stacks)
         load.join()
     total = sum(counts.values())
     print(f"{proxy.title}, {case.title}, {given.connections} connections: {total} samples, self time\n")
     for where, count in counts.most_common(given.top):
         print(f"{count / total:7.1%}  {where}")
     return 0
+
+
+def found_tools() -> tuple[str, str, str] | None:
+    """nginx, wrk and py-spy; None where one is missing, which is said on stderr."""
+    tools = {"nginx": "apt install nginx", "wrk": "apt install wrk", "py-spy": "pip install '.[bench]'"}
+    found = {name: find_program(name)() or find_beside(name) for name in tools}
+    for name, get in tools.items():
+        if found[name] is None:
+            print(f"{name} is missing: {get}", file=sys.stderr)
+    nginx, wrk, py_spy = found.values()
+    return None if nginx is None or wrk is None or py_spy is None else (nginx, wrk, py_spy)
 
 
 def find_beside(name: str) -> str | None:
