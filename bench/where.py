@@ -145,8 +145,8 @@ def main() -> int:
         "CPU of the sidecar's process for a request, µs, with observe, deadline, retry, circuit breaker,",
         "concurrency limit, attempt timeout and the JSON access log. The path is in",
         "[request-path.md](request-path.md). A file's figure has the system calls that it makes:",
-        "`protocol.py` writes to the client, `connection.py` to the upstream. An estimate from samples, which",
-        "weigh system calls a little too much.",
+        "`protocol.py` writes to the client, `connection.py` to the upstream. An estimate from samples,",
+        "which weigh system calls a little too much.",
         "",
     ]
     with origin(nginx) as bench:
