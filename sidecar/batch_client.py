@@ -28,6 +28,15 @@ TRIES: Final = 30
 class BatchError(Exception):
     """It was refused, or nothing answers. The message is for people, with its line breaks."""
 
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        """`passing`: it may be well again a moment later."""
+        super().__init__(message)
+        self.passing = passing
+
+
+class CannotWrite(BatchError):
+    """Results have no place, on this side. Its cause is the OSError."""
+
 
 class BatchClient:
     """With `async with`. Raises BatchError."""
@@ -54,11 +63,12 @@ class BatchClient:
         try:
             async with self._http.request(method, self._url + path, **settings) as reply:
                 if reply.status >= 400:
-                    raise BatchError(_told(reply.status, await reply.read()))
+                    raise BatchError(_told(reply.status, await reply.read()), passing=reply.status >= 500)
                 yield reply
         except (aiohttp.ClientError, OSError) as error:
             raise BatchError(
-                f"{self._url}: {error} (is the sidecar running? --admin names its admin listener)"
+                f"{self._url}: {error} (is the sidecar running? --admin names its admin listener)",
+                passing=True,
             ) from error
 
     async def _json(self, method: str, path: str, **settings: Any) -> dict[str, Any]:
@@ -90,11 +100,29 @@ class BatchClient:
         return await self._json("POST", f"/batches/{batch}/cancel")
 
     async def results(self, batch: str, to: BinaryIO) -> None:
-        """Writes all results, those too that are still to come."""
-        async with self._ask("GET", f"/batches/{batch}/results") as reply:
-            async for piece in reply.content.iter_any():
-                to.write(piece)
-            to.flush()
+        """Writes all results, those too that are still to come. Waits for a sidecar that restarts.
+
+        Their order stays, so that one that is asked again is read on where it broke off.
+        """
+        written = tries = 0
+        begun = False
+        while True:
+            seen = 0
+            try:
+                async with self._ask("GET", f"/batches/{batch}/results") as reply:
+                    begun = True
+                    async for piece in reply.content.iter_any():
+                        fresh = piece[max(0, written - seen) :]
+                        seen += len(piece)
+                        written += len(fresh)
+                        tries = 0
+                        _write(to, fresh)
+                    return
+            except BatchError as error:
+                if not begun or not error.passing or tries >= TRIES:
+                    raise
+            tries += 1
+            await self._clock.sleep(AGAIN)
 
     async def watch(self, batch: str, progress: Progress) -> dict[str, Any]:
         """Shows the progress until the batch is over; what it is then. Waits for a sidecar that restarts."""
@@ -116,8 +144,8 @@ class BatchClient:
                                 progress.end(last)
                                 return last
                             progress.show(last)
-            except BatchError:
-                if tries >= TRIES:
+            except BatchError as error:
+                if not error.passing or tries >= TRIES:
                     raise
             tries += 1
             await self._clock.sleep(AGAIN)
@@ -155,6 +183,14 @@ class Progress:
         else:
             self._to.write(text + "\n")
         self._to.flush()
+
+
+def _write(to: BinaryIO, data: bytes) -> None:
+    try:
+        to.write(data)
+        to.flush()
+    except OSError as error:
+        raise CannotWrite(f"the results cannot be written: {error.strerror}") from error
 
 
 def line_of(batch: Mapping[str, Any], *, bar: bool = False) -> str:

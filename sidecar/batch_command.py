@@ -8,19 +8,25 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from sidecar.batch_arguments import ADMIN
-from sidecar.batch_client import BatchClient, BatchError, Progress, line_of
+from sidecar.batch_client import BatchClient, BatchError, CannotWrite, Progress, line_of
 
 OPTIONS: Final = ("name", "priority", "max_concurrency", "deadline", "stop_on", "retries", "on_error")
 
 
 def run(given: argparse.Namespace) -> int:
-    """Does it; returns the exit code: 0 fine, 1 it failed or a line did, 2 the file cannot be read."""
+    """Does it; returns the exit code: 0 fine, 1 it failed or a line did, 2 a file cannot be opened."""
     try:
         return asyncio.run(_run(given))
+    except CannotWrite as error:
+        if isinstance(error.__cause__, BrokenPipeError):  # `| head`: it has what it wanted
+            raise error.__cause__ from None
+        print(f"sidecar: {error}", file=sys.stderr)
+        return 1
     except BatchError as error:
         print(f"sidecar: {error}", file=sys.stderr)
         return 1
@@ -42,25 +48,29 @@ async def _run(given: argparse.Namespace) -> int:
 
 async def _submit(client: BatchClient, given: argparse.Namespace) -> int:
     options = {name: str(value) for name in OPTIONS if (value := getattr(given, name)) is not None}
-    if given.file == "-":
-        batch = await client.submit(sys.stdin.buffer, options)
-    else:
+    results: Path | None = given.results
+    path = Path(given.file)
+    with ExitStack() as files:
+        source: BinaryIO = sys.stdin.buffer
         try:
-            file = Path(given.file).open("rb")  # noqa: ASYNC230, SIM115 - nothing else runs; closed below
+            if given.file != "-":
+                source = files.enter_context(path.open("rb"))  # noqa: ASYNC230 - nothing else runs
+            if results is not None:  # that it cannot be written is better known now than after hours
+                path = results
+                path.open("ab").close()
         except OSError as error:
-            print(f"sidecar: {given.file}: {error.strerror}", file=sys.stderr)
+            print(f"sidecar: {path}: {error.strerror}", file=sys.stderr)
             return 2
-        with file:
-            batch = await client.submit(file, options)
+        batch = await client.submit(source, options)
     for bad in batch.get("errors", ()):
         print(f"sidecar: skipped line {bad['line']}: {bad['detail']}", file=sys.stderr)
     name: str = batch["id"]
     print(name, flush=True)
-    if not given.wait and given.results is None:
+    if not given.wait and results is None:
         return 0
     code = _code(await client.watch(name, Progress()))
-    if given.results is not None:
-        with given.results.open("wb") as to:
+    if results is not None:
+        with results.open("wb") as to:
             await client.results(name, to)
     return code
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -256,10 +257,19 @@ class BatchPages:
         name = request.match_info["id"]
         if await batches.shown(name) is None:
             return _missing(request)
+        whole = False
         async with streaming(request, NDJSON) as response:
-            async for piece in batches.results(name):
-                if piece:
-                    await response.write(piece)
+            with suppress(LookupError):  # deleted meanwhile
+                async for piece in batches.results(name):
+                    if piece:
+                        await response.write(piece)
+                    elif request.transport is None:  # the reader left
+                        break
+                else:
+                    whole = True
+        if not whole and request.transport is not None:
+            # Deleted, or the listener closes. A body that ends in order would look like all results.
+            request.transport.abort()
         return response
 
     async def _cancel(self, request: web.Request, batches: Batches) -> Page:

@@ -82,7 +82,7 @@ class Answered:
     """How long to wait before, where that was said."""
     cached: bool
     why: str = ""
-    """Of what was refused: by what."""
+    """Of what failed: the status, or the error's code."""
 
 
 class Calls:
@@ -194,14 +194,11 @@ class Calls:
             refused = response.status == 429 or wait is not None
         verdict = response.verdict
         failed = error is not None or response.status >= 400
-        passing = refused or (
-            failed
-            and (
-                error is not None
-                or response.status >= 500
-                or (verdict is not None and OUTCOMES[verdict] is Judged.FAILURE)
-            )
-        )
+        if error is not None:
+            passing = refused or (error.status >= 500 and not isinstance(error, TooLarge))
+        else:
+            judged = verdict is not None and OUTCOMES[verdict] is Judged.FAILURE
+            passing = refused or response.status >= 500 or (failed and judged)
         if error is not None:
             members = orjson.loads(problem(error, exchange.request_id, exchange.route))
             text = error_line(item, members)
@@ -217,7 +214,7 @@ class Calls:
             passing=passing,
             wait=wait,
             cached=exchange.cache in ("hit", "stale", "updating", "revalidated", "collapsed"),
-            why="" if not refused else f"status {response.status}" if error is None else error.code,
+            why="" if not failed else f"status {response.status}" if error is None else error.code,
         )
 
 
@@ -237,13 +234,27 @@ def answer_line(item: Item, response: Response, body: bytes) -> bytes:
         "status": response.status,
         "headers": headers,
     }
-    try:
-        if "content-encoding" in headers:
-            raise ValueError  # noqa: TRY301 - bytes, not text
-        members["body"] = orjson.loads(body) if "json" in headers.get("content-type", "") else body.decode()
-    except ValueError:
-        members["body_base64"] = b64encode(body).decode()
+    where, shown = _shown(headers, body)
+    members[where] = shown
     return orjson.dumps(members)
+
+
+def _shown(headers: Mapping[str, str], body: bytes) -> tuple[str, object]:
+    """Name and value of the member that holds a body: JSON as it came, text, or any bytes."""
+    if "content-encoding" not in headers:
+        if "json" in headers.get("content-type", ""):
+            try:
+                orjson.loads(body)
+            except orjson.JSONDecodeError:  # such as NaN: text, then
+                pass
+            else:
+                # Numbers keep all their digits. Line breaks stand between tokens only (RFC 8259, 2 and 7).
+                return "body", orjson.Fragment(body.replace(b"\n", b" ").replace(b"\r", b" "))
+        try:
+            return "body", body.decode()
+        except UnicodeDecodeError:
+            pass
+    return "body_base64", b64encode(body).decode()
 
 
 def ended(item: Item, outcome: Outcome, code: str, title: str, detail: str) -> Result:
@@ -258,6 +269,8 @@ async def _whole(response: Response) -> bytes:
         response.close()
         return b""
     if isinstance(body, bytes):
+        if len(body) > LARGEST:
+            raise _too_large()
         return body
     return await _read(body)
 
@@ -270,7 +283,7 @@ async def _read(body: Stream) -> bytes:
         size += len(piece)
         if size > LARGEST:
             body.close()
-            raise TooLarge(f"it has more than {LARGEST >> 20} MiB")
+            raise _too_large()
     return b"".join(pieces)
 
 
@@ -278,6 +291,10 @@ class TooLarge(SidecarError):
     status = 502
     code = "result_too_large"
     title = "The answer is too large for the result of a batch"
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"it has more than {LARGEST >> 20} MiB")
 
 
 def _over(exchange: Exchange, response: Response, how: str) -> None:

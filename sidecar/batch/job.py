@@ -16,6 +16,9 @@ LONGEST_HOLD: Final = 5.0
 """Seconds between two tries at a route that refuses, unless it says itself how long."""
 SHORTEST_HOLD: Final = 0.25
 
+STORED_TOGETHER: Final = 4 << 20
+"""Bytes of results that are stored at a time."""
+
 
 @dataclass(slots=True)
 class Hold:
@@ -24,7 +27,8 @@ class Hold:
     since: float
     until: float
     tries: int = 0
-    probing: bool = False
+    probe: int | None = None
+    """Number of the line in flight that asks whether the route is well again."""
     why: str = ""
 
 
@@ -77,8 +81,16 @@ class Job:
         self.unstored_bytes += len(result.text)
 
     def take_unstored(self) -> list[Result]:
-        """All results that are here."""
-        results, self.unstored, self.unstored_bytes = self.unstored, [], 0
+        """The first results that are here, as many as go in one transaction; one at least."""
+        size = count = 0
+        for result in self.unstored:
+            size += len(result.text)
+            if count and size > STORED_TOGETHER:
+                size -= len(result.text)
+                break
+            count += 1
+        results, self.unstored = self.unstored[:count], self.unstored[count:]
+        self.unstored_bytes -= size
         return results
 
     @property
@@ -104,11 +116,17 @@ class Job:
         if (
             self.holds
             and not self.ready
-            and len(self.in_flight) <= sum(it.probing for it in self.holds.values())
+            and len(self.in_flight) <= sum(it.probe is not None for it in self.holds.values())
         ):
             route, hold = next(iter(self.holds.items()))
             return f"the route {route} does not take requests now: {hold.why}"
         return ""
+
+    def know(self, batch: Batch) -> None:
+        """What the store says. It may have been asked before the batch was ended here: that stays."""
+        if self.batch.reason and not batch.reason:
+            batch = replace(batch, status=self.batch.status, reason=self.batch.reason)
+        self.batch = batch
 
     def count(self, fresh: list[Result]) -> None:
         """Results were stored."""
@@ -123,14 +141,25 @@ class Job:
         if hold is None:
             hold = self.holds[route] = Hold(now, now)
         elif now < hold.until:  # lines that were in flight together say it together
-            hold.probing = False
             return hold.until
         pause = min(LONGEST_HOLD, SHORTEST_HOLD * 2 ** min(hold.tries, 10)) * (0.75 + jitter / 2)
         hold.until = now + max(pause, wait or 0.0)
         hold.tries += 1
-        hold.probing = False
         hold.why = why
         return hold.until
+
+    def doubted(self, route: str, started: float, now: float, jitter: float, why: str) -> None:
+        """A line that was sent at `started` failed as those do that are too many: that is not well."""
+        hold = self.holds.get(route)
+        if hold is not None and started >= hold.since:
+            self.refused(route, now, None, jitter, why)
+
+    def landed(self, number: int) -> None:
+        """A line is in flight no longer, or was not sent after all: it probes nothing any more."""
+        self.in_flight.pop(number, None)
+        for hold in self.holds.values():
+            if hold.probe == number:
+                hold.probe = None
 
     def answered(self, route: str, started: float) -> None:
         """A line that was sent at `started` got its answer: what began before the hold says nothing of it."""
@@ -138,14 +167,14 @@ class Job:
         if hold is not None and started >= hold.since:
             del self.holds[route]
 
-    def may_send(self, route: str, now: float) -> bool:
-        """Whether a line of the route may be sent; the first after a hold is a probe."""
+    def may_send(self, route: str, number: int, now: float) -> bool:
+        """Whether this line of the route may be sent; the first after a hold is a probe."""
         hold = self.holds.get(route)
         if hold is None:
             return True
-        if now < hold.until or hold.probing:
+        if now < hold.until or hold.probe is not None:
             return False
-        hold.probing = True
+        hold.probe = number
         return True
 
     def hold_ends(self, route: str, now: float) -> float:

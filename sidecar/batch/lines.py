@@ -8,6 +8,7 @@ goes out as it is where `headers` name a Content-Type other than JSON; every oth
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ LONGEST_ID: Final = 256
 _EXAMPLE: Final = '{"custom_id": "1", "method": "GET", "url": "/api/v1/health"}'
 _MEMBERS: Final = frozenset({"custom_id", "method", "url", "headers", "body"})
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
+_DIGITS: Final = 20
+"""Of the largest whole number of 64 bits, and of the least with its sign."""
+_LONG_NUMBER: Final = re.compile(rb"\d{19}")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BOM: Final = b"\xef\xbb\xbf"
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
@@ -157,7 +161,19 @@ def _members(line: bytes) -> dict[str, Any]:
         raise BadLine(f"not JSON: {why} at column {error.colno} (write for example {_EXAMPLE})") from None
     if not isinstance(members, dict):
         raise BadLine(f"not a JSON object (write for example {_EXAMPLE})")
+    if _LONG_NUMBER.search(line):  # few lines have one, and this is slow
+        json.loads(line, parse_int=_exact)
     return members
+
+
+def _exact(digits: str) -> int:
+    """Raises BadLine for a whole number that would be kept as a float."""
+    number = int(digits) if len(digits) <= _DIGITS else 1 << 64
+    if not -(1 << 63) <= number < 1 << 64:
+        raise BadLine(
+            f"the number {_cut(digits)} has more than 64 bits, and would lose digits (write it as text)"
+        )
+    return number
 
 
 def _method(value: object) -> str:

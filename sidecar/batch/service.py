@@ -284,17 +284,24 @@ class Batches:
         return min(self.runner.allowed, self.runner.jobs[batch].limit.limit)
 
     async def results(self, batch: str) -> AsyncIterator[bytes]:
-        """All results, those too that come while this is read: ends when the batch is over or gone.
+        """All results, those too that come while this is read: ends when the batch is over.
 
-        Each piece is some lines; an empty one says that there is nothing new. Raises StoreFailed.
+        Each piece is some lines; an empty one says that there is nothing new. A store that fails meanwhile is
+        waited for. Raises StoreFailed where it cannot be opened, and LookupError once the batch is deleted:
+        what was read until then is not all.
         """
         await self.ready()
         after = 0
         while True:
-            known = await self._store.batch(batch)
+            try:
+                known = await self._store.batch(batch)
+                page = [] if known is None else await self._store.results(batch, after, PAGE)
+            except StoreFailed:
+                yield b""
+                await self._clock.sleep(POLL)
+                continue
             if known is None:
-                return
-            page = await self._store.results(batch, after, PAGE)
+                raise LookupError(f"there is no batch {batch} any more")
             if page:
                 after = page[-1][0]
                 yield b"".join(text + b"\n" for _, text in page)

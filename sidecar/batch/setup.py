@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from sidecar.batch.calls import Calls
 from sidecar.batch.jobs import JobStore, Options
 from sidecar.batch.redis_streams import RedisStreams
-from sidecar.batch.runner import Bounds, Runner
+from sidecar.batch.runner import Runner
+from sidecar.batch.sender import Bounds
 from sidecar.batch.service import Batches
 from sidecar.batch.sqlite import SqliteStore
 from sidecar.batch.stats import Stats
@@ -75,10 +76,8 @@ def build(
             size=settings.size,
             concurrency=settings.concurrency,
             max_concurrency=settings.max_concurrency,
-            memory=settings.memory,
-            cpu=settings.cpu * 100,
-            keep=settings.keep,
         ),
+        keep=settings.keep,
         stats=Stats(),
         machine=machine,
         requests=requests,

@@ -1,8 +1,7 @@
 """Batches in a SQLite file.
 
-All statements run on one thread of the store's own, in transactions that take in whatever was asked while
-the one before was committed: many results share one write to the disk. The journal is a write-ahead log with
-`synchronous=FULL`: what is committed is on the disk (sqlite.org/pragma.html#pragma_synchronous).
+The journal is a write-ahead log with `synchronous=FULL`: what is committed is on the disk
+(sqlite.org/pragma.html#pragma_synchronous).
 Several processes of one machine may share a file.
 
 A request may hold keys. It is kept as long as it may have to be sent: a line that has ended is without it,
@@ -11,13 +10,10 @@ in a file that its owner alone may read.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import queue
+import shutil
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -35,20 +31,29 @@ from sidecar.batch.jobs import (
     Outcome,
     Result,
     Status,
-    StoreFailed,
     StoreFull,
 )
+from sidecar.batch.sqlite_thread import BUSY, NO_ROOM, SqliteThread, emptied_log
 from sidecar.batch.worker import host, lives
 
 T = TypeVar("T")
-_Call = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]"]
-
 PENDING, CLAIMED, BEGUN, DONE = range(4)
-MOST_TOGETHER: Final = 256
-"""Calls in one transaction."""
-BUSY: Final = 10.0
-"""Seconds that a transaction waits for those of other processes."""
 VERSION: Final = 1
+DELETED: Final = "deleted"
+"""Status of a batch that nobody sees any more, and whose rows go one after the other."""
+PURGED: Final = 500
+"""Rows that go in one transaction: others have their turn in between."""
+PURGED_BYTES: Final = 1 << 20
+"""Of their contents: what is freed is written, zeroed (`secure_delete`), and room may be scarce."""
+CHECKPOINT: Final = 250
+"""Pages of 4 KiB after which the write-ahead log goes into the file, which may have to grow by them."""
+ROOM: Final = 16 << 20
+"""Bytes of the disk that are not worked with: more than the log and one transaction take, so that deleting is
+always possible, and with that there is a way out of a disk that batches have filled."""
+ROOM_TO_ADD: Final = 2 * ROOM
+"""Bytes of the disk that are not submitted into: what is accepted may still run then."""
+SMALL: Final = 16
+"""A disk of less than this many times `ROOM` leaves one such part of it instead."""
 _SCHEMA: Final = f"""
 CREATE TABLE batches (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, options BLOB NOT NULL, status TEXT NOT NULL,
@@ -84,93 +89,30 @@ class SqliteStore:
         self._path = path
         self._wall = wall
         self._max_size = max_size
-        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._thread = SqliteThread(path, self._connect, self._tidy, self._part)
         self._workers: set[str] = set()
         self._me = psutil.Process()
         self._leftovers = False
         """Whether the log may hold requests that the file itself has no more."""
 
-    # -- the thread ----------------------------------------------------------------------------
+    # -- life ----------------------------------------------------------------------------
 
     async def open(self) -> None:
-        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._thread = threading.Thread(
-            target=self._run, args=(asyncio.get_running_loop(), opened), name="batch store", daemon=True
-        )
-        self._thread.start()
-        await opened
+        await self._thread.open()
 
     async def close(self) -> None:
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        self._calls.put(None)
-        await asyncio.get_running_loop().run_in_executor(None, thread.join)
+        await self._thread.close()
 
-    def _run(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[None]) -> None:
-        try:
-            db = self._connect()
-        except (sqlite3.Error, OSError) as error:
-            failure = _failure(error, self._path)
-            loop.call_soon_threadsafe(_settle, [(opened, None, failure)])
-            return
-        loop.call_soon_threadsafe(_settle, [(opened, None, None)])
-        try:
-            while (call := self._calls.get()) is not None:
-                calls = [call]
-                ended = False
-                while len(calls) < MOST_TOGETHER and not self._calls.empty():
-                    further = self._calls.get()
-                    if further is None:
-                        ended = True
-                        break
-                    calls.append(further)
-                settled = self._together(db, calls)
-                with suppress(RuntimeError):  # the loop has ended: nobody waits any more
-                    loop.call_soon_threadsafe(_settle, settled)
-                if self._leftovers:
-                    self._leftovers = not _emptied_log(db)
-                if ended:
-                    break
-            with suppress(sqlite3.Error):
-                for worker in self._workers:
-                    _forsake(db, worker)
-        finally:
-            db.close()
+    async def _do(self, function: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
+        return await self._thread.do(function, alone=alone)
 
-    def _together(
-        self, db: sqlite3.Connection, calls: Sequence[_Call]
-    ) -> list[tuple[asyncio.Future[Any], Any, Exception | None]]:
-        """All calls in one transaction; one that fails is undone alone, a commit that fails undoes all."""
-        settled: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            for function, future in calls:
-                db.execute("SAVEPOINT one")
-                try:
-                    value, failure = function(db), None
-                except sqlite3.Error as error:
-                    if not db.in_transaction:  # SQLite has undone it all by itself, as for a full disk
-                        raise
-                    db.execute("ROLLBACK TO one")
-                    value, failure = None, _failure(error, self._path)
-                db.execute("RELEASE one")
-                settled.append((future, value, failure))
-            db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            failure = _failure(error, self._path)
-            return [(future, None, failure) for _, future in calls]
-        return settled
+    def _tidy(self, db: sqlite3.Connection) -> None:
+        if self._leftovers:
+            self._leftovers = not emptied_log(db)
 
-    async def _do(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        if self._thread is None:
-            raise StoreFailed("the batch store is closed")
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._calls.put((function, future))
-        return await future
+    def _part(self, db: sqlite3.Connection) -> None:
+        for worker in self._workers:
+            _forsake(db, worker)
 
     def _connect(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,6 +122,7 @@ class SqliteStore:
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
             db.execute("PRAGMA secure_delete = ON")
             if self._max_size is not None:
                 (page,) = db.execute("PRAGMA page_size").fetchone()
@@ -194,15 +137,27 @@ class SqliteStore:
                     f"it was made by another version of the sidecar ({version}, not {VERSION})"
                 )
             self._bury(db, self._wall())
-            for (key,) in db.execute(
-                "SELECT key FROM batches WHERE status = 'validating'"
+            db.execute(
+                f"UPDATE batches SET status = '{DELETED}' WHERE status = 'validating'"
                 " AND worker NOT IN (SELECT name FROM workers)"
-            ).fetchall():
-                _delete(db, key)
+            )
+            while _purge(db):
+                pass
         except BaseException:
             db.close()
             raise
         return db
+
+    def _spare(self, db: sqlite3.Connection, room: int) -> None:
+        """Raises StoreFull where less than that is left, on the disk and of what was deleted in the file."""
+        disk = shutil.disk_usage(self._path.parent)
+        least = min(room, room * disk.total // (SMALL * ROOM))
+        if disk.free >= least:
+            return
+        (pages,) = db.execute("PRAGMA freelist_count").fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+        if disk.free + pages * size < least:
+            raise StoreFull(NO_ROOM.format(self._path.name))
 
     def _bury(self, db: sqlite3.Connection, now: float) -> None:
         """Takes the claims from workers whose lease ran out, or whose process is known to be dead."""
@@ -232,6 +187,7 @@ class SqliteStore:
     async def add(self, batch: str, items: Sequence[Item]) -> list[Duplicate]:
         def call(db: sqlite3.Connection) -> list[Duplicate]:
             key = _key(db, batch)
+            self._spare(db, ROOM_TO_ADD)
             rows = [(key, it.number, it.custom_id, it.repeatable, it.request) for it in items]
             inserted = db.executemany(
                 "INSERT INTO lines (batch, number, custom_id, repeatable, request) VALUES (?, ?, ?, ?, ?)"
@@ -255,25 +211,34 @@ class SqliteStore:
 
     async def delete(self, batch: str) -> bool:
         def call(db: sqlite3.Connection) -> bool:
-            row = db.execute("SELECT key FROM batches WHERE id = ?", (batch,)).fetchone()
-            if row is None:
-                return False
-            _delete(db, row[0])
-            self._leftovers = True
-            return True
+            query = f"UPDATE batches SET status = '{DELETED}' WHERE id = ? AND status <> '{DELETED}'"
+            return db.execute(query, (batch,)).rowcount == 1
 
-        return await self._do(call)
+        def purge(db: sqlite3.Connection) -> bool:
+            more = _purge(db)
+            self._leftovers = self._leftovers or not more
+            return more
+
+        if not await self._do(call):
+            return False
+        while await self._do(purge, alone=True):
+            pass
+        return True
 
     async def batch(self, batch: str) -> Batch | None:
         def call(db: sqlite3.Connection) -> Batch | None:
-            row = db.execute(f"SELECT {_BATCH} FROM batches WHERE id = ?", (batch,)).fetchone()
+            row = db.execute(
+                f"SELECT {_BATCH} FROM batches WHERE id = ? AND status <> '{DELETED}'", (batch,)
+            ).fetchone()
             return None if row is None else _batch(row)
 
         return await self._do(call)
 
     async def batches(self) -> list[Batch]:
         def call(db: sqlite3.Connection) -> list[Batch]:
-            rows = db.execute(f"SELECT {_BATCH} FROM batches ORDER BY key DESC").fetchall()
+            rows = db.execute(
+                f"SELECT {_BATCH} FROM batches WHERE status <> '{DELETED}' ORDER BY key DESC"
+            ).fetchall()
             return [_batch(row) for row in rows]
 
         return await self._do(call)
@@ -295,6 +260,7 @@ class SqliteStore:
             self._renew(db, worker, now)
             self._bury(db, now)
             key = _key(db, batch)
+            self._spare(db, ROOM)
             found = db.execute(
                 "SELECT number, custom_id, request, repeatable, doubt FROM lines"
                 f" WHERE batch = ? AND state = {PENDING} ORDER BY doubt DESC, number LIMIT ?",
@@ -340,6 +306,7 @@ class SqliteStore:
     async def finish(self, batch: str, results: Sequence[Result], now: float) -> list[Result]:
         def call(db: sqlite3.Connection) -> list[Result]:
             key = _key(db, batch)
+            self._spare(db, ROOM)
             query = (
                 f"UPDATE lines SET state = {DONE}, request = x''"
                 f" WHERE batch = ? AND number = ? AND state <> {DONE}"
@@ -374,16 +341,6 @@ class SqliteStore:
         return await self._do(call)
 
 
-def _settle(settled: Sequence[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
-    for future, value, failure in settled:
-        if future.done():  # its task was cancelled
-            continue
-        if failure is None:
-            future.set_result(value)
-        else:
-            future.set_exception(failure)
-
-
 def _some(rows: Iterable[Any], column: int) -> list[Any]:
     """As many rows as `MOST_BYTES` of the column allow."""
     taken: list[Any] = []
@@ -396,39 +353,34 @@ def _some(rows: Iterable[Any], column: int) -> list[Any]:
     return taken
 
 
-def _failure(error: Exception, path: Path) -> StoreFailed:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return StoreFull(
-            f"there is no room for batches in {path.name}: free some of the disk, or DELETE old ones"
-        )
-    return StoreFailed(f"the batch store {path.name}: {error}")
-
-
 def _key(db: sqlite3.Connection, batch: str) -> int:
-    row = db.execute("SELECT key FROM batches WHERE id = ?", (batch,)).fetchone()
+    query = f"SELECT key FROM batches WHERE id = ? AND status <> '{DELETED}'"
+    row = db.execute(query, (batch,)).fetchone()
     if row is None:
         raise sqlite3.DataError(f"there is no batch {batch} any more")
     key: int = row[0]
     return key
 
 
-def _emptied_log(db: sqlite3.Connection) -> bool:
-    """Puts the log's pages into the file, and cuts it to nothing. False: another process is in the way."""
-    db.execute("PRAGMA busy_timeout = 100")
-    try:
-        (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    except sqlite3.Error:
+def _purge(db: sqlite3.Connection) -> bool:
+    """Removes some rows of batches that were deleted; False once none is left."""
+    row = db.execute(f"SELECT key FROM batches WHERE status = '{DELETED}'").fetchone()
+    if row is None:
         return False
-    finally:
-        db.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
-    return not busy
-
-
-def _delete(db: sqlite3.Connection, key: int) -> None:
-    for table in ("results", "lines"):
-        db.execute(f"DELETE FROM {table} WHERE batch = ?", (key,))
-    db.execute("DELETE FROM batches WHERE key = ?", (key,))
+    for table, column, content in (("results", "position", "text"), ("lines", "number", "request")):
+        query = f"SELECT {column}, length({content}) FROM {table} WHERE batch = ? LIMIT {PURGED}"
+        size = 0
+        chosen: list[tuple[int, int]] = []
+        for number, length in db.execute(query, row):
+            size += length
+            if chosen and size > PURGED_BYTES:
+                break
+            chosen.append((row[0], number))
+        if chosen:
+            db.executemany(f"DELETE FROM {table} WHERE batch = ? AND {column} = ?", chosen)
+            return True
+    db.execute("DELETE FROM batches WHERE key = ?", row)
+    return True
 
 
 def _forsake(db: sqlite3.Connection, worker: str) -> None:

@@ -60,6 +60,12 @@ BAD = [
     (line(headers={"Content-Length": "5"}), "leave it out"),
     (line(body={"n": 1}), "has no body"),
     (line(params={}), '"params" is not known'),
+    (b'{"custom_id": "a", "method": "POST", "url": "/x", "body": [18446744073709551616]}', "lose digits"),
+    (
+        b'{"custom_id": "a", "method": "POST", "url": "/x", "body": {"n": -9223372036854775809}}',
+        "lose digits",
+    ),
+    (b'{"custom_id": "a", "method": "POST", "url": "/x", "body": ' + b"9" * 300 + b"}", "lose digits"),
 ]
 
 
@@ -87,6 +93,13 @@ def test_text_goes_as_it_is_where_it_is_no_json() -> None:
     assert asked_of(parse(1, text, known)).body == b'"ab"'
     text = line(method="POST", body="ab", headers={"content-type": "text/plain"})
     assert asked_of(parse(1, text, known)).body == b"ab"
+
+
+def test_whole_numbers_keep_their_digits() -> None:
+    """The largest and the least of 64 bits go as they came, and so does any text of digits."""
+    text = '{"n":[18446744073709551615,-9223372036854775808],"id":"123456789012345678901234567890"}'
+    members = b'{"custom_id": "a", "method": "POST", "url": "/x", "body": %b}'
+    assert asked_of(parse(1, members % text.encode(), known)).body.decode() == text
 
 
 def test_a_byte_order_mark_is_passed_over() -> None:

@@ -11,14 +11,14 @@ from typing import Any
 import orjson
 import pytest
 
-from sidecar.batch.jobs import LEASE, StoreFull
+from sidecar.batch.jobs import LEASE, Status, StoreFull
 from sidecar.batch.runner import PARTING
 from sidecar.decisions.batch_concurrency import Machine
-from sidecar.errors import ConnectFailed, ConnectionReset
+from sidecar.errors import AttemptTimeout, ConnectFailed, ConnectionReset
 from sidecar.exchange import Exchange, Response
 from tests.support.batch_bench import BatchBench, lines
 from tests.support.clock import ManualClock
-from tests.support.script import after, answer, fail
+from tests.support.script import Outcome, after, answer, fail
 from tests.support.simulation import Server
 
 TURNS = 12
@@ -123,6 +123,25 @@ async def test_an_outage_is_waited_out(tmp_path: Path) -> None:
     await bench.close()
 
 
+@pytest.mark.parametrize("first", [fail(AttemptTimeout()), answer(503)])
+async def test_a_probe_that_says_nothing_is_not_the_last(tmp_path: Path, first: Outcome) -> None:
+    """Once a route was left alone, one line asks whether it is well: should that end in a way that says
+    neither yes nor no, another asks; and the batch goes on as soon as one is answered.
+    """
+    bench = BatchBench(tmp_path, fail(ConnectFailed()))
+    await bench.start()
+    await bench.batch(lines(200), retries=5)
+    await bench.clock.advance(2.0)
+    assert bench.runner.jobs["b"].paused
+    before = bench.bench.script * len(bench.bench.calls)
+    bench.bench.script[:] = [*before, first, first, after(0.05, answer())]
+    await bench.over(most=60)
+    counts = ended(await bench.results())
+    assert counts[200] >= 198
+    assert sum(counts.values()) == 200
+    await bench.close()
+
+
 async def test_retry_after_is_respected(tmp_path: Path) -> None:
     """Once the server says when to come again, nothing is sent before."""
     slow_down = answer(429, b"", (b"Retry-After", b"7"))
@@ -166,6 +185,27 @@ async def test_the_deadline_ends_what_has_not_begun(tmp_path: Path) -> None:
     batch = await bench.store.batch("b")
     assert batch is not None
     assert (batch.status.value, batch.reason) == ("failed", "deadline")
+    await bench.close()
+
+
+async def test_what_was_sent_in_vain_is_not_told_as_unsent(tmp_path: Path) -> None:
+    """Of a cancelled batch, lines that had failed and waited to be repeated say that they were sent; only the
+    others say that they were not.
+    """
+    bench = BatchBench(tmp_path, after(0.1, answer(500)))
+    await bench.start()
+    await bench.batch(lines(40, "PUT"), retries=10)
+    await bench.clock.advance(0.45)
+    asked = {exchange.request.target for exchange in bench.bench.seen}
+    assert await bench.runner.end("b", "cancelled", Status.CANCELLED)
+    await bench.over()
+    results = [orjson.loads(text) for text in await bench.results()]
+    told = {it["custom_id"]: it["error"]["detail"] for it in results if "error" in it}
+    sent = {name for name, detail in told.items() if detail != "it was not sent"}
+    failed = {it["custom_id"] for it in results if "status" in it}
+    assert sent
+    assert {f"/{name}".encode() for name in sent | failed} == asked
+    assert {it["error"]["code"] for it in results if "error" in it} == {"batch_cancelled"}
     await bench.close()
 
 

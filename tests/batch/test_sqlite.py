@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -122,3 +123,37 @@ async def test_what_was_asked_goes_when_it_was_answered(tmp_path: Path, store: S
     await store.batches()
     assert b"MARKED-" not in kept()
     assert (await store.results("b", 0, 9)) != []
+
+
+async def test_a_row_that_cannot_be_read_is_an_error_for_whoever_asks(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    """What another program wrote into the file is told as the store's failure; the store works on."""
+    batch = await accepted(store)
+    with sqlite3.connect(tmp_path / "batch.db") as db:
+        db.execute(
+            "INSERT INTO batches (id, options, status, created, worker) VALUES ('x', 'no', 'odd', 0, '')"
+        )
+    db.close()
+    with pytest.raises(StoreFailed, match=r"batch\.db"):
+        await asyncio.wait_for(store.batch("x"), 10)
+    assert (await store.batch(batch)) is not None
+    assert len(await store.claim(batch, "w", 9, NOW)) == 3
+
+
+async def test_a_store_is_opened_again(tmp_path: Path, wall: Wall) -> None:
+    """One that could not be opened, and was closed after that, works as any once it can be."""
+    folder = tmp_path / "batch.db"
+    folder.mkdir()
+    store = SqliteStore(folder, wall)
+    for _ in range(2):
+        with pytest.raises(StoreFailed):
+            await store.open()
+        await store.close()
+    folder.rmdir()
+    await store.open()
+    batch = await asyncio.wait_for(accepted(store), 10)
+    await store.close()
+    await store.open()
+    assert await asyncio.wait_for(store.batch(batch), 10) is not None
+    await store.close()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sidecar.batch_client import Progress, line_of
-from tests.support.batches import CountingApp, batch_sidecar, jobs, started
+from tests.support.batches import BatchClient, CountingApp, batch_sidecar, jobs, started
 from tests.support.clock import ManualClock
 from tests.support.processes import ROOT, Sidecar
 
@@ -94,6 +94,75 @@ async def test_errors_are_for_people(sidecar: Sidecar) -> None:
         assert (code, out) == (status, "")
         assert words in err
         assert "Traceback" not in err
+
+
+async def reader(sidecar: Sidecar, batch: str) -> asyncio.subprocess.Process:
+    """`sidecar batch results`, running."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sidecar", "batch", "results", batch),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={"PYTHONPATH": str(ROOT), "SIDECAR_ADMIN_URL": sidecar.admin},
+    )
+
+
+async def test_a_reader_that_has_seen_enough(sidecar: Sidecar, app: CountingApp) -> None:
+    """`sidecar batch results ID | head -1` ends in order, and says nothing of a sidecar that is not there."""
+    app.padding = 2000
+    _, out, _ = await command(sidecar, "submit", "-", stdin=jobs(300, "GET"))
+    process = await reader(sidecar, out.strip())
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert json.loads(await process.stdout.readline())["status"] == 200
+    process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined] # the only way
+    assert await asyncio.wait_for(process.wait(), 40) == 0
+    assert await process.stderr.read() == b""
+
+
+async def test_a_place_for_results_is_looked_at_first(sidecar: Sidecar, app: CountingApp) -> None:
+    """A file that cannot be written is told of before anything is submitted."""
+    code, out, err = await command(
+        sidecar, "submit", "-", "--results", "/no/such/folder/out", stdin=jobs(1, "GET")
+    )
+    assert (code, out) == (2, "")
+    assert "/no/such/folder/out: No such file" in err
+    assert not app.calls
+
+
+async def test_a_batch_that_is_deleted_is_not_waited_for(sidecar: Sidecar, app: CountingApp) -> None:
+    """Who waits for it, or reads its results, is told that it is gone: what was read is not all."""
+    app.seconds = 0.3
+    async with BatchClient(sidecar, TOKEN) as client:
+        batch = await client.accepted(jobs(200, "GET"), max_concurrency="1")
+        process = await reader(sidecar, batch)
+        waiting = asyncio.ensure_future(command(sidecar, "status", batch, "--wait"))
+        assert process.stdout is not None
+        await process.stdout.readline()
+        async with client.http.delete(f"/batches/{batch}") as reply:
+            assert reply.status == 200
+    code, _, told = await waiting
+    _, err = await asyncio.wait_for(process.communicate(), 40)
+    assert (code, process.returncode) == (1, 1)
+    for text in (told, err.decode()):
+        assert f"there is no batch {batch}" in text
+
+
+async def test_results_are_read_on_when_the_sidecar_restarts(sidecar: Sidecar, app: CountingApp) -> None:
+    """Reading goes on where it broke off, whether the sidecar was stopped or killed: each result once."""
+    app.seconds = 0.02
+    async with BatchClient(sidecar, TOKEN) as client:
+        batch = await client.accepted(jobs(600, "GET"), max_concurrency="2")
+    process = await reader(sidecar, batch)
+    assert process.stdout is not None
+    out = [await process.stdout.readline()]
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        await sidecar.end(how)
+        await started(sidecar)
+        out += [await process.stdout.readline() for _ in range(100)]
+    rest, err = await asyncio.wait_for(process.communicate(), 40)
+    assert (process.returncode, err) == (0, b"")
+    names = [json.loads(line)["custom_id"] for line in (*out, *rest.splitlines())]
+    assert sorted(map(int, names)) == list(range(600))
 
 
 BATCH: dict[str, Any] = {

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from sidecar.batch.calls import Calls
 from sidecar.batch.jobs import Batch, Options, Status
 from sidecar.batch.lines import parse
-from sidecar.batch.runner import Bounds, Runner
+from sidecar.batch.runner import Runner
+from sidecar.batch.sender import Bounds
 from sidecar.batch.sqlite import SqliteStore
 from sidecar.batch.stats import Stats
 from sidecar.clock import Ids
@@ -39,7 +40,7 @@ class InlineStore(SqliteStore):
     async def close(self) -> None:
         self.db.close()
 
-    async def _do(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    async def _do(self, function: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
         self.db.execute("BEGIN")
         try:
             value = function(self.db)
@@ -78,6 +79,7 @@ class BatchBench:
             ScriptedRandom(0.5),
             worker=worker,
             bounds=bounds or Bounds(),
+            keep=7 * 86400.0,
             stats=self.stats,
             machine=lambda: self.machine,
             requests=lambda: {

@@ -101,12 +101,13 @@ def jobs(count: int, *methods: str) -> bytes:
 class BatchClient:
     """With `async with`."""
 
-    def __init__(self, sidecar: Sidecar) -> None:
+    def __init__(self, sidecar: Sidecar, token: str = "") -> None:
         self._url = sidecar.admin
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.http: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
-        self.http = aiohttp.ClientSession(self._url)
+        self.http = aiohttp.ClientSession(self._url, headers=self._headers)
         return self
 
     async def __aexit__(self, *_: object) -> None:
