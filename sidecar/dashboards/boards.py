@@ -88,7 +88,10 @@ def _overview(facts: Facts) -> Iterator[Panel]:
             height=4,
         )
     if facts.breakers:
-        open_ = f"count({ns}_circuit_breaker_state{{{INSTANCE}}} == 2) or vector(0)"
+        open_ = (
+            f"count({ns}_circuit_breaker_state{{{INSTANCE}}} == 2 "
+            f"unless on (job, instance, upstream) {ns}_circuit_breaker_shadow == 1) or vector(0)"
+        )
         yield Panel("Breakers open", [Query(open_)], "short", "stat", limits=[(1, "red")], width=4, height=4)
     yield Panel("Answers by status", [Query(rate(requests, "status", clients))], "reqps", stacked=True)
     yield Panel(

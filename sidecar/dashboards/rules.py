@@ -221,18 +221,23 @@ def _policies(facts: Facts) -> Iterator[Alert]:
     ns = facts.namespace
     at = '{upstream="app"}'
     if facts.breakers:
-        state = f"{ns}_circuit_breaker_state"
+        state, shadow = f"{ns}_circuit_breaker_state", f"{ns}_circuit_breaker_shadow"
+        idle = '{upstream="in-shadow"}'
         yield Alert(
             "CircuitBreakerOpen",
             # Between two probings it is half-open for moments.
-            f"max_over_time({state}[1m]) == 2",
+            f"max_over_time({state}[1m]) == 2\n  unless on (job, instance, upstream) {shadow} == 1",
             "1m",
             "critical",
             "The circuit breaker of {{ $labels.upstream }} is open",
             "Attempts at {{ $labels.upstream }} failed; nothing is sent there but probes, and what has no "
             "cached answer and no fallback is answered 503.",
             "Is {{ $labels.upstream }} down? GET /health/detailed says why; the breaker closes by itself.",
-            Case({state + at: steady(2)}, {"upstream": "app"}, {state + at: steady(0)}),
+            Case(
+                {state + at: steady(2), shadow + at: steady(0)},
+                {"upstream": "app"},
+                {state + at: steady(0), state + idle: steady(2), shadow + idle: steady(1)},
+            ),
         )
     if facts.budgets:
         skipped = f"{ns}_retries_skipped_total"

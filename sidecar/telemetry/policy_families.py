@@ -25,6 +25,12 @@ def policy_families(make: Families, metrics: Metrics) -> Iterator[Metric]:
             for name, cells in metrics.breakers.items()
         ),
     )
+    yield make.gauge(
+        "circuit_breaker_shadow",
+        "1 where the circuit breaker is in shadow mode: whatever its state, it refuses nothing.",
+        ("upstream",),
+        (((name,), cells.mode == "shadow") for name, cells in metrics.breakers.items()),
+    )
     yield make.counter(
         "circuit_breaker_transitions",
         "Times the circuit breaker entered a state.",

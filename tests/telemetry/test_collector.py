@@ -85,6 +85,7 @@ def metrics() -> Metrics:
     breaker = Breaker()
     metrics.watch_breaker("app", breaker)
     breaker.force(State.OPEN, None, 999.0)
+    metrics.watch_breaker("watched", Breaker(), "shadow")
     limit = FixedLimit(8)
     limit.try_acquire()
     metrics.watch_limit("app", limit)
@@ -155,6 +156,8 @@ EXPECTED = {
     'nextvision_retries_skipped_total{reason="budget",route="matching"}': 1,
     'nextvision_hedges_total{outcome="won",route="matching"}': 1,
     'nextvision_circuit_breaker_state{upstream="app"}': 2,
+    'nextvision_circuit_breaker_shadow{upstream="app"}': 0,
+    'nextvision_circuit_breaker_shadow{upstream="watched"}': 1,
     'nextvision_circuit_breaker_transitions_total{to="open",upstream="app"}': 1,
     'nextvision_circuit_breaker_transitions_total{to="closed",upstream="app"}': 0,
     'nextvision_circuit_breaker_rejections_total{route="matching"}': 1,
