@@ -51,9 +51,12 @@ class Purge(NamedTuple):
 
 
 class Target(NamedTuple):
-    """One upstream of a policy file, with the file's routes to it."""
+    """One upstream of a policy file, with the file's routes to it.
 
-    file: File
+    It does not know the file: two that know each other stay in memory until the collector finds them, with
+    all the pipelines of a configuration that was replaced.
+    """
+
     authority: bytes
     """The upstream's, as `Host` says it."""
     scheme: str
@@ -105,7 +108,7 @@ class File:
         ]
         assert upstream.url is not None
         authority = upstream.url.authority.encode()
-        return Target(self, authority, upstream.url.scheme, tuple(handlers[:-1]), handlers[-1])
+        return Target(authority, upstream.url.scheme, tuple(handlers[:-1]), handlers[-1])
 
     def handler(self, exchange: Exchange, target: Target) -> Handler:
         """The handler of a call, which is made out to the target."""
@@ -126,6 +129,10 @@ class File:
     def takes(self, request: Request) -> bool:
         """Whether one of the file's routes is for a request."""
         return self._match(request.method, request.host, request.path, request.headers) is not None
+
+
+Owned = tuple[File, Target]
+"""A host of a policy file: the file, and where its calls go."""
 
 
 class EgressRoutes:
@@ -150,9 +157,9 @@ class EgressRoutes:
         place = Place(_PURGE_ROUTE, "app", services, plane="egress")  # counted with those of clients
         purge = Purge(observe.layer(place)(purging(services.caching)), purgers)
         self._files: dict[bytes, File] = {}
-        self._secure: dict[bytes, Target] = {}
+        self._secure: dict[bytes, Owned] = {}
         """By the authority that a client over TLS may name."""
-        self._plain: dict[bytes, Target] = {}
+        self._plain: dict[bytes, Owned] = {}
         for policy in policies:
             if policy.direction == "egress":
                 used = purge if services.caching.in_use and purgers else None
@@ -169,13 +176,13 @@ class EgressRoutes:
     def _add(self, policy: PolicyFile, file: File) -> None:
         self._files[file.name.encode()] = file
         for listed in policy.hosts:
-            target = file.targets.get(listed) or file.targets[""]
+            owned = file, file.targets.get(listed) or file.targets[""]
             host, _, port = listed.encode().partition(b":")
             if port:
-                self._secure[listed.encode()] = self._plain[listed.encode()] = target
+                self._secure[listed.encode()] = self._plain[listed.encode()] = owned
             else:
-                self._secure[host] = self._secure[host + b":443"] = target
-                self._plain[host] = self._plain[host + b":80"] = target
+                self._secure[host] = self._secure[host + b":443"] = owned
+                self._plain[host] = self._plain[host + b":80"] = owned
 
     def _failing(self, error: SidecarError) -> Handler:
         """A handler that answers with `error`, counted and logged as any other answer."""
@@ -194,7 +201,7 @@ class EgressRoutes:
     def share(self, authority: str, other: str) -> bool:
         """Whether both are of the same policy file."""
         one, two = (self._secure.get(it.lower().encode("latin-1")) for it in (authority, other))
-        return one is not None and two is not None and one.file is two.file
+        return one is not None and two is not None and one[0] is two[0]
 
     def of_url(self, exchange: Exchange) -> Handler | None:
         """The handler of a call that came in by no listener: by its URL, as it is listed or as it is stored.
@@ -203,25 +210,29 @@ class EgressRoutes:
         """
         request = exchange.request
         table = self._secure if request.scheme == "https" else self._plain
-        target = _looked_up(table, request.host)
-        if target is None:
+        owned = _looked_up(table, request.host)
+        if owned is None:
             there = [
-                it
+                (file, it)
                 for file in self._files.values()
                 for it in file.targets.values()
                 if (it.scheme, it.authority) == (request.scheme, request.host)
             ]
             # One upstream may be that of several files: then the routes tell.
-            target = next((it for it in there if it.file.takes(request)), there[0] if there else None)
-        if target is None:
+            owned = next((it for it in there if it[0].takes(request)), there[0] if there else None)
+        if owned is None:
             return None
         exchange.plane = "egress"
-        return target.file.handler(exchange, target)
+        file, target = owned
+        return file.handler(exchange, target)
 
     def based_for(self, host: str) -> str | None:
         """The name of the policy file whose base URL stands for https to `host`."""
-        target = self._secure.get(host.encode())
-        return target.file.name if target is not None and target.file.only is target else None
+        owned = self._secure.get(host.encode())
+        if owned is None:
+            return None
+        file, target = owned
+        return file.name if file.only is target else None
 
     def names(self, path: str) -> bool:
         """Whether `path` begins as a base URL does, with the name of a policy file."""
@@ -237,9 +248,10 @@ class EgressRoutes:
         exchange.plane = "egress"
         request = exchange.request
         table = self._secure if request.scheme == "https" else self._plain
-        target = _looked_up(table, request.host)
-        if target is not None:
-            return target.file.handler(exchange, target)
+        owned = _looked_up(table, request.host)
+        if owned is not None:
+            file, target = owned
+            return file.handler(exchange, target)
         if type(request) is AbsoluteRequest:
             return self._elsewhere(exchange)
         return self.based(exchange)
@@ -281,11 +293,12 @@ class EgressRoutes:
         made_for = self._secure.get(authority.encode("latin-1"))
         host = exchange.request.host
         # HTTP/1.0 may name no host: then it is the one of the connection.
-        target = made_for if not host else _looked_up(self._secure, host)
-        if made_for is None or target is None or target.file is not made_for.file:
+        owned = made_for if not host else _looked_up(self._secure, host)
+        if made_for is None or owned is None or owned[0] is not made_for[0]:
             exchange.upstream = authority
             return self._failing(Misdirected(f"the connection was made for {authority}"))
-        return target.file.handler(exchange, target)
+        file, target = owned
+        return file.handler(exchange, target)
 
     def taken_over(self, policy: str, exchange: Exchange) -> Handler:
         """A request to an address that the file `policy` takes over."""
@@ -309,7 +322,7 @@ class EgressRoutes:
         return self._failing(error)
 
 
-def _looked_up(table: Mapping[bytes, Target], host: bytes) -> Target | None:
+def _looked_up(table: Mapping[bytes, Owned], host: bytes) -> Owned | None:
     return table.get(host) or table.get(normal(host))
 
 

@@ -144,23 +144,30 @@ def texts(loaded: Loaded) -> tuple[dict[str, str], list[str]]:
 def without_secrets(text: str) -> tuple[str, list[str]]:
     """The text with secrets that it holds itself blotted out, and their keys."""
     root = yaml.compose(text, yaml.SafeLoader)
-    found: list[tuple[int, int, str]] = []
+    found = list(_secrets_in(root, "")) if root is not None else []
+    # By place: an alias stands for the same one again.
+    marks = {node.start_mark.index: node.end_mark.index for node, _ in found}
+    for start, end in sorted(marks.items(), reverse=True):
+        # A block ends behind its last line.
+        ending = "\n" if text[start:end].endswith("\n") else ""
+        text = f'{text[:start]}"{SECRET}"{ending}{text[end:]}'
+    return text, [path for _, path in sorted(found, key=lambda it: it[0].start_mark.index)]
 
-    def visit(node: yaml.Node, path: str) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                visit(value, f"{path}.{key.value}" if path else str(key.value))
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                visit(value, f"{path}.{index}")
-        elif _is_secret(path) and node.value not in ("", "off") and "${" not in node.value:
-            found.append((node.start_mark.index, node.end_mark.index, path))
 
-    if root is not None:
-        visit(root, "")
-    for start, end, _ in sorted(set(found), reverse=True):
-        text = f'{text[:start]}"{SECRET}"{text[end:]}'
-    return text, [path for _, _, path in sorted(set(found))]
+def _secrets_in(node: yaml.Node, path: str) -> Iterator[tuple[yaml.ScalarNode, str]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _secrets_in(value, f"{path}.{key.value}" if path else str(key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _secrets_in(value, f"{path}.{index}")
+    elif (
+        isinstance(node, yaml.ScalarNode)
+        and _is_secret(path)
+        and node.value not in ("", "off")
+        and "${" not in node.value
+    ):
+        yield node, path
 
 
 def _is_secret(path: str) -> bool:

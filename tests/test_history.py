@@ -130,6 +130,14 @@ def test_secrets_are_found_wherever_they_may_stand() -> None:
     ]
 
 
+def test_the_line_behind_a_secret_stays_where_it_is() -> None:
+    """Behind a block, too; and an alias of a secret is no second one to blot out."""
+    text, _ = without_secrets(
+        "inject:\n  headers:\n    Authorization: &it |\n      Bearer abc\n    X-Other: *it\nname: shop\n"
+    )
+    assert text == 'inject:\n  headers:\n    Authorization: "***"\n    X-Other: *it\nname: shop\n'
+
+
 def test_an_unknown_one_is_said_to_be_unknown(history: History) -> None:
     """With where to look."""
     with pytest.raises(HistoryError, match="sidecar config history"):

@@ -264,16 +264,17 @@ def _kind(node: Node, shown: str = "") -> str:
 def origins(tree: Tree, prefix: str = "") -> dict[str, Origin]:
     """Where each value of the tree was written, by dotted path; items of lists by their index."""
     found: dict[str, Origin] = {}
-
-    def visit(node: Node, path: str) -> None:
-        if path:
-            found[path] = node.origin
-        if isinstance(node, Tree):
-            for key, entry in node.entries.items():
-                visit(entry.value, f"{path}.{key}" if path else key)
-        elif isinstance(node, Items):
-            for index, item in enumerate(node.items):
-                visit(item, f"{path}.{index}")
-
-    visit(tree, prefix)
+    _note_origins(tree, prefix, found)
     return found
+
+
+def _note_origins(node: Node, path: str, found: dict[str, Origin]) -> None:
+    # No function within the other: one that calls itself is freed by the collector alone, with all it knows.
+    if path:
+        found[path] = node.origin
+    if isinstance(node, Tree):
+        for key, entry in node.entries.items():
+            _note_origins(entry.value, f"{path}.{key}" if path else key, found)
+    elif isinstance(node, Items):
+        for index, item in enumerate(node.items):
+            _note_origins(item, f"{path}.{index}", found)

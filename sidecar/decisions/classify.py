@@ -119,6 +119,8 @@ class Rules:
         """By status; None where it depends on the headers."""
         self._asked: dict[int, tuple[Rule, ...]] = {}
         """By status, for those."""
+        # A thousand statuses have a handful of plans: one for each would be most of what a generation weighs.
+        made: dict[tuple[tuple[Rule, ...], Verdict], Plan] = {}
         for status, verdict in enumerate(by_status):
             fitting = (
                 tuple(rule for rule in listed if rule.statuses is None or status in rule.statuses)
@@ -129,7 +131,10 @@ class Rules:
                 self._asked[status] = fitting
                 self._plans.append(None)
             else:
-                self._plans.append(_plan(fitting, verdict))
+                plan = made.get((fitting, verdict))
+                if plan is None:
+                    plan = made[fitting, verdict] = _plan(fitting, verdict)
+                self._plans.append(plan)
 
     def plan(self, status: int, headers: Sequence[Line]) -> Plan:
         plan = self._plans[status]

@@ -64,43 +64,43 @@ def variables(text: str) -> list[str]:
 
 def strings(document: str) -> list[str]:
     """The strings of a JSON text that may have variables: values, not the names of members."""
+    return list(_strings_within(json.loads(document)))
 
-    def within(value: Any) -> Iterator[str]:
-        if isinstance(value, str):
-            yield value
-        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-            yield from within(item)
 
-    return list(within(json.loads(document)))
+def _strings_within(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _strings_within(item)
 
 
 def json_template(document: str) -> Template:
     """Of JSON text."""
+    return Template(_json_parts(json.loads(document)), _in_json)
 
-    def parts(value: Any) -> Iterator[bytes | str]:
-        if isinstance(value, str) and variables(value):
-            yield b'"'
-            yield from _split(value, _in_json)
-            yield b'"'
-        elif isinstance(value, dict):
-            opening = b"{"
-            for name, member in value.items():
-                yield opening + orjson.dumps(name) + b":"
-                yield from parts(member)
-                opening = b","
-            yield b"{}" if opening == b"{" else b"}"
-        elif isinstance(value, list):
-            opening = b"["
-            for item in value:
-                yield opening
-                yield from parts(item)
-                opening = b","
-            yield b"[]" if opening == b"[" else b"]"
-        else:
-            plain = _VARIABLE.sub(_unescape, value) if isinstance(value, str) else value
-            yield json.dumps(plain, ensure_ascii=False).encode()
 
-    return Template(parts(json.loads(document)), _in_json)
+def _json_parts(value: Any) -> Iterator[bytes | str]:
+    if isinstance(value, str) and variables(value):
+        yield b'"'
+        yield from _split(value, _in_json)
+        yield b'"'
+    elif isinstance(value, dict):
+        opening = b"{"
+        for name, member in value.items():
+            yield opening + orjson.dumps(name) + b":"
+            yield from _json_parts(member)
+            opening = b","
+        yield b"{}" if opening == b"{" else b"}"
+    elif isinstance(value, list):
+        opening = b"["
+        for item in value:
+            yield opening
+            yield from _json_parts(item)
+            opening = b","
+        yield b"[]" if opening == b"[" else b"]"
+    else:
+        plain = _VARIABLE.sub(_unescape, value) if isinstance(value, str) else value
+        yield json.dumps(plain, ensure_ascii=False).encode()
 
 
 def text_template(text: str, content_type: str) -> Template:

@@ -121,11 +121,11 @@ class Lines:
         self._known: dict[Facts, tuple[str, str, str, str]] = {}
         self._trails: dict[tuple[object, ...], str] = {}
         self._colour = colour
-        self._line = self._console if format == "console" else self.json
+        self._for_people = format == "console"
 
     def all(self, records: Sequence[Record], epoch: float) -> bytes:
         """A line for each. `epoch` is what makes Unix time of `Clock.now()`."""
-        line = self._line
+        line = self._console if self._for_people else self.json
         return "".join([line(record, epoch) for record in records]).encode("utf-8", "backslashreplace")
 
     def json(self, record: Record, epoch: float) -> str:

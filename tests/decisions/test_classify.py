@@ -278,3 +278,10 @@ def test_as_a_plain_reading_of_the_list(
     headers = [] if header is None else [Line(b"X-A", header.encode())]
     found = judged(rules, status, {} if value is None else {"a": value}, headers)
     assert found.verdict is naive(specs, status, header, value)
+
+
+def test_statuses_that_are_judged_alike_share_their_plan() -> None:
+    """A plan for each of a thousand statuses would be most of what a configuration weighs."""
+    rules = Rules(GOOGLE)
+    assert rules.plan(200, ()) is rules.plan(204, ())
+    assert rules.plan(200, ()) is not rules.plan(503, ())
