@@ -23,6 +23,7 @@ from sidecar.exposed import exposing
 from sidecar.features import Flags
 from sidecar.generation import Compiled, Generation
 from sidecar.headers import RESPONSE_KINDS, Lines
+from sidecar.heads import LONGEST
 from sidecar.listeners.binding import binding
 from sidecar.listeners.ingress import Limits, Listener
 from sidecar.overlap import Overlaps
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from sidecar.errors import ClientError
     from sidecar.exchange import Exchange
     from sidecar.listeners.authority import Authority
+    from sidecar.listeners.memo import Memo
     from sidecar.pipeline import Handler
     from sidecar.telemetry.fault_report import FaultReport
     from sidecar.telemetry.sink import Sink
@@ -153,6 +155,7 @@ class DataPlane:
             debug=config.trusted.debug,
             on_refused=self._refused,
         )
+        self.ingress.memo = _memo_of(self.current)
         self._face_clients(config)
         self._drained_by = 0.0
 
@@ -261,6 +264,7 @@ class DataPlane:
     def serve(self, serving: Serving) -> None:
         """Swaps: from the next request on. What no generation uses any more is let go."""
         self.current = serving
+        self.ingress.memo = _memo_of(serving)
         self._retain(serving)
 
     def _retain(self, serving: Serving) -> None:
@@ -408,3 +412,9 @@ def limits_of(config: Config) -> Limits:
 
 def caches(loaded: Loaded) -> bool:
     return any(route.cache is not None for policy in loaded.policies for route in policy.routes)
+
+
+def _memo_of(serving: Serving) -> Memo | None:
+    """Of the heads that its caches answered; none where a head that might be known is longer than allowed."""
+    longest = serving.parts[0].loaded.config.limits.head
+    return serving.ingress.memo if longest >= LONGEST else None

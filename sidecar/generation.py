@@ -11,7 +11,9 @@ from sidecar.alternates import compile_route
 from sidecar.caching.control import purging
 from sidecar.config.addresses import Network, within
 from sidecar.config.schema import Route
+from sidecar.decisions.asked import LOOKED_AT
 from sidecar.layers import observe
+from sidecar.listeners.memo import Memo
 from sidecar.pipeline import Handler, Place, Services
 from sidecar.routing import Matcher
 
@@ -57,11 +59,18 @@ class Generation:
         routes = [
             (policy, route) for policy in policies if policy.direction == "ingress" for route in policy.routes
         ]
-        self._match = Matcher([route.match for _, route in routes]).match
+        matcher = Matcher([route.match for _, route in routes])
+        self._match = matcher.match
+        self.memo: Memo | None = None
+        """Of what the caches of these routes answered."""
+        if any(route.cache is not None for _, route in routes):
+            self.memo = Memo(
+                services.clock, looked_at=LOOKED_AT | services.access_log.headers, routing=matcher.looks_at
+            )
         self._names = [route.name for _, route in routes]
 
         def compiled(route: Route, upstream: Upstream, policy: PolicyFile | None = None) -> Handler:
-            place = Place(route, upstream.name, services)
+            place = Place(route, upstream.name, services, memo=self.memo)
             if policy is not None:
                 depends_on, expects = policy.counted(calls), policy.expected(calls)
                 place = replace(place, depends_on=depends_on, expects=expects)

@@ -32,7 +32,7 @@ _REQUEST: Final = re.compile(rb"([A-Z]+) (/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*) HTT
 """request-line in origin form (RFC 9112, 3), of the characters a path and a query have (RFC 3986)."""
 _STATUS: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) ([\t\x20-\x7e\x80-\xff]*)")
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
-_CONTROLS: Final = bytes(byte for byte in range(128) if (byte < 0x20 and byte != 0x09) or byte == 0x7F)
+CONTROLS: Final = bytes(byte for byte in range(128) if (byte < 0x20 and byte != 0x09) or byte == 0x7F)
 """What no field value holds."""
 _AUTHORITY: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
@@ -122,7 +122,7 @@ class _Blocks:
 
     def _line(self, raw: bytes) -> Line | None:
         name, _, value = raw.partition(b":")
-        if name in self._ours and value.translate(None, _CONTROLS) == value:
+        if name in self._ours and value.translate(None, CONTROLS) == value:
             return Line(name, value.lstrip(b" \t"), self._kinds)
         match = _FIELD.fullmatch(raw)
         if match is None:

@@ -8,6 +8,7 @@ only decide before an attempt and learn from how it ended are guards (`guards.py
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sidecar.caching.cache import Caching
     from sidecar.clock import Clock, Random
     from sidecar.config.schema import Route
+    from sidecar.listeners.memo import Memo
     from sidecar.overlap import Overlaps
     from sidecar.state import State
     from sidecar.telemetry.access_log import AccessLog
@@ -64,6 +66,8 @@ class Place:
     """The other upstreams that the route's `fallback` names, in its order, each with its own layers."""
     alternate: bool = False
     """It is one of these."""
+    memo: Memo | None = None
+    """Remembers heads of requests that the cache answered; None where nothing may be remembered."""
 
 
 class Step(NamedTuple):
@@ -130,9 +134,23 @@ def _steps(route: Route) -> list[Step]:
     return [step for step in ORDER if route.respond is None or step.name in WITHOUT_UPSTREAM]
 
 
+_UNMOVED_BY_HITS: Final = frozenset({"observe", "fallback"})
+"""The layers above `cache` that do nothing about a fresh hit but what `on_sent` stands for."""
+
+
 def compile_pipeline(place: Place, upstream: Handler) -> Handler:
     """Composes the layers that the route names around `upstream`."""
-    return _compose(place, _steps(place.route), upstream)
+    steps = _steps(place.route)
+    if place.memo is not None and _sees_hits(place, steps):
+        place = replace(place, memo=None)
+    return _compose(place, steps, upstream)
+
+
+def _sees_hits(place: Place, steps: Sequence[Step]) -> bool:
+    """Whether something above `cache` must see each request, those too that the cache answers."""
+    above = itertools.takewhile(lambda step: step.name != "cache", steps)
+    others = (step for step in above if step.name not in _UNMOVED_BY_HITS)
+    return place.services.tracer is not None or any(step.layer(place) is not None for step in others)
 
 
 def compile_alternate(place: Place, upstream: Handler) -> Handler:

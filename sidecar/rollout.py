@@ -64,6 +64,8 @@ class _Ingress:
 
     def __init__(self, split: Split) -> None:
         self._split = split
+        self.memo = None
+        """Each request is of a trial: none is answered from memory of others."""
 
     def route(self, exchange: Exchange) -> Handler:
         split = self._split

@@ -126,6 +126,11 @@ class Matcher:
                 return number
         return None
 
+    def looks_at(self, method: str, path: str) -> frozenset[bytes]:
+        """The headers, in lower case, that may decide which route a request for `path` belongs to."""
+        rules = self._tables.get(method, self._other).rules
+        return frozenset(name for _, it in rules if it.path.fullmatch(path) for name, _ in it.headers)
+
     def variables(self, index: int, path: str) -> dict[str, str]:
         """What the `{names}` of a route's path stand for in `path`, as it is on the wire."""
         found = self._rules[index].path.fullmatch(path)

@@ -13,6 +13,7 @@ from sidecar.exchange import Response
 from sidecar.headers import Kind, Line
 
 if TYPE_CHECKING:
+    from sidecar.caching.again import Repeats
     from sidecar.exchange import Request
     from sidecar.stores.entry import Entry
 
@@ -50,14 +51,37 @@ def answer(entry: Entry, request: Request, asked: Asked, now: float, status: byt
     return whole(entry, now, status)
 
 
+class Repeatable(Response):
+    """All of a fresh stored response, for a request that asked nothing of a cache: the next one that is just
+    like it gets the same, from `source`, as long as that says so.
+    """
+
+    __slots__ = ("source",)
+
+    source: Repeats
+
+
+def repeatable(entry: Entry, now: float, status: bytes, source: Repeats) -> Repeatable:
+    """As `whole`, of an entry whose verdict is ok."""
+    response = Repeatable(
+        entry.status, entry.headers, entry.body, reason=entry.reason, plain=_plain(entry, now, status)
+    )
+    response.source = source
+    return response
+
+
 def whole(entry: Entry, now: float, status: bytes) -> Response:
     """All of it. The lines that differ each time are written, not made into objects."""
+    plain = _plain(entry, now, status)
+    response = Response(entry.status, entry.headers, entry.body, reason=entry.reason, plain=plain)
+    return response if entry.verdict == "ok" else _judged(response, entry)
+
+
+def _plain(entry: Entry, now: float, status: bytes) -> bytes:
     plain = entry.plain
     if plain is None:
         plain = entry.plain = b"".join([line.wire for line in entry.headers if line.kind is Kind.PLAIN])
-    ours = b"Age: %d\r\nCache-Status: %b\r\n" % (age(entry.lifetime, now), status)
-    response = Response(entry.status, entry.headers, entry.body, reason=entry.reason, plain=plain + ours)
-    return response if entry.verdict == "ok" else _judged(response, entry)
+    return b"%bAge: %d\r\nCache-Status: %b\r\n" % (plain, age(entry.lifetime, now), status)
 
 
 def _judged(response: Response, entry: Entry) -> Response:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sidecar.decisions.cache_rules import CacheRules
     from sidecar.exchange import Request
     from sidecar.headers import Line
+    from sidecar.stores.memory import Node
 
 PASS_FOR: Final = 60.0
 """Seconds for which a URL whose answer was not shared is not queued for (Varnish's hit-for-miss)."""
@@ -177,6 +178,24 @@ class RouteCache:
             if isinstance(found, Entry):
                 return variant, found
         return newest, None
+
+    def held(self, key: bytes, place: bytes, headers: Sequence[Line]) -> tuple[Node, Node | None] | None:
+        """The nodes of the response that `find` found at `place`, and of the variants that led there.
+
+        None where it is gone, or not the first that another look-up would come to.
+        """
+        memory = self.caching.store.memory
+        node = memory.peek(place)
+        if node is None or not isinstance(node.record, Entry):
+            return None
+        if place == key:
+            return node, None
+        lead = memory.peek(key)
+        if lead is None or not isinstance(lead.record, Variants):
+            return None
+        names = lead.record.names[0]
+        first = self.place(key, names, headers) if names else key + UNVARIED
+        return (node, lead) if first == place else None
 
     # -- storing ---------------------------------------------------------------------------------
 

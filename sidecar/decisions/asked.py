@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from sidecar.headers import Line
 
 _PRECONDITIONS: Final = (b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since")
-_LOOKED_AT: Final = frozenset(
+LOOKED_AT: Final = frozenset(
     {b"cache-control", b"pragma", b"authorization", b"range", b"if-range", *_PRECONDITIONS}
 )
+"""Fields of a request that say something to a cache, in lower case."""
 
 
 class Asked:
@@ -48,7 +49,7 @@ PLAIN: Final = Asked()
 def asked_of(headers: Sequence[Line]) -> Asked:
     """What the headers of a request ask; `PLAIN` itself when that is nothing."""
     for line in headers:
-        if line.name in _LOOKED_AT:
+        if line.name in LOOKED_AT:
             return _read(headers)
     return PLAIN
 
@@ -63,7 +64,7 @@ def _read(headers: Sequence[Line]) -> Asked:
             cache_control.append(line.value)
         elif name == b"pragma":
             pragma.append(line.value)
-        elif name in _LOOKED_AT:
+        elif name in LOOKED_AT:
             names.add(name)
     directives = request_directives(cache_control, pragma) if cache_control or pragma else NOTHING_ASKED
     return Asked(

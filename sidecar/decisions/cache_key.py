@@ -75,6 +75,11 @@ class CacheKeys:
         self._body = rules.body
         self._known: dict[tuple[str, bytes, bytes], bytes] | None = None if self._query.timed else {}
 
+    @property
+    def timed(self) -> bool:
+        """The key of a URL may depend on the clock."""
+        return self._known is None
+
     def url(self, scheme: str, host: bytes, target: bytes, now: float) -> bytes:
         """The key of a GET or HEAD, where no header is selected. `now`: Unix seconds, for buckets."""
         known = self._known

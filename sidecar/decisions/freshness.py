@@ -22,6 +22,8 @@ from sidecar.decisions.cache_rules import DAY, PURE, CacheRules
 if TYPE_CHECKING:
     from sidecar.headers import Line
 
+ROUNDING: Final = 1e-5
+"""Seconds by which today's Unix time, as a double, is never off."""
 HEURISTIC_SHARE: Final = 0.1
 """Of the time since the last modification (RFC 9111, 4.2.2 names this as typical)."""
 HEURISTIC_MOST: Final = DAY
@@ -154,6 +156,15 @@ def age(lifetime: Lifetime, now: float) -> int:
 def ttl(lifetime: Lifetime, now: float) -> int:
     """Seconds of freshness left; negative when stale (RFC 9211, 2.5)."""
     return int((lifetime.fresh_until - now) // 1.0)
+
+
+def steady_until(lifetime: Lifetime, now: float) -> float:
+    """Unix seconds until which a fresh response stays fresh, with the `age` and the `ttl` that it has `now`.
+
+    A little too early rather than too late: sums of doubles are rounded.
+    """
+    older = lifetime.born + age(lifetime, now) + 1.0
+    return min(older, lifetime.fresh_until - ttl(lifetime, now)) - ROUNDING
 
 
 def initial_age(reply: Reply) -> float:

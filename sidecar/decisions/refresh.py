@@ -10,10 +10,14 @@ def refresh_due(lifetime: Lifetime, share: float, now: float) -> bool:
 
     `now` in Unix seconds. What is already stale is not ahead of anything.
     """
-    fresh_until = lifetime.fresh_until
-    if now >= fresh_until or lifetime.always_validate:
+    if now >= lifetime.fresh_until or lifetime.always_validate:
         return False
-    return now >= lifetime.born + (fresh_until - lifetime.born) * share
+    return now >= refresh_at(lifetime, share)
+
+
+def refresh_at(lifetime: Lifetime, share: float) -> float:
+    """Unix seconds when `share` (0 to 1) of the freshness that the response came with has passed."""
+    return lifetime.born + (lifetime.fresh_until - lifetime.born) * share
 
 
 def next_ttl(ttl: float, *, changed: bool, least: float, most: float) -> float:

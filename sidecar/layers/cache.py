@@ -10,12 +10,13 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sidecar.caching.answers import answer, marked
+from sidecar.caching.again import Repeats
+from sidecar.caching.answers import answer, marked, repeatable
 from sidecar.caching.cache import RouteCache
 from sidecar.caching.fill import report
 from sidecar.caching.gathered import gather
 from sidecar.caching.origin import Origin, dated
-from sidecar.decisions.asked import asked_of
+from sidecar.decisions.asked import PLAIN, asked_of
 from sidecar.decisions.cache_control import NOTHING_ASKED
 from sidecar.decisions.cache_status import NAME, Forward, hit, member
 from sidecar.decisions.conditional import Condition, evaluate, not_modified_headers
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from sidecar.pipeline import Handler, Layer, Place
 
 _ERRORS: Final = frozenset({"transient", "rate_limited", "quota"})
+_FRESH: Final = Use.FRESH  # a global is found faster than a member of an Enum
 NOT_ASKED = NAME + b'; detail="only-if-cached"'
 MOST_ROUNDS = 3
 """Fills that a request joins in vain (other variants, answers for one client) before it goes alone."""
@@ -117,6 +119,11 @@ class _Cache:
         self._health = place.services.state.health(place.upstream, place.route.name)
         self._probe = place.route.cache.probe_interval if place.route.cache else None
         self._simple = not route.settings.key.headers and route.settings.key.body is None
+        self._repeats = (
+            Repeats(route, self._cells, place.memo, self._ahead)
+            if place.memo is not None and self._simple and not route.keys.timed
+            else None
+        )
 
     def around(self, inner: Handler) -> Handler:
         self._inner = inner
@@ -155,7 +162,17 @@ class _Cache:
             use = judge_use(entry.lifetime if entry is not None else None, asked.directives, now)
             if entry is not None and use in (Use.FRESH, Use.STALE_ALLOWED, Use.STALE_WHILE_REVALIDATE):
                 left = ttl(entry.lifetime, now)
-                response = answer(entry, request, asked, now, hit(left))
+                if (
+                    self._repeats is not None
+                    and use is _FRESH
+                    and asked is PLAIN
+                    and entry.verdict == "ok"
+                    and request.method == "GET"
+                    and not request.body
+                ):
+                    response: Response | None = repeatable(entry, now, hit(left), self._repeats)
+                else:
+                    response = answer(entry, request, asked, now, hit(left))
                 if response is not None:
                     exchange.cached = (place, left)
                     entry.used += 1

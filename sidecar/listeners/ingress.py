@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sidecar.clock import Clock, Ids
     from sidecar.exchange import Exchange
+    from sidecar.listeners.memo import Memo
     from sidecar.pipeline import Handler
     from sidecar.telemetry.metrics import ListenerCells
 
@@ -88,6 +89,8 @@ class Listener:
         self.clock = clock
         self.loop = asyncio.get_running_loop()
         self.draining = False
+        self.memo: Memo | None = None
+        """Of the routes in force: heads that their caches have answered before."""
         self._ids = ids
         self._cells = cells
         self._trusted = trusted

@@ -23,6 +23,7 @@ from sidecar.listeners.tls import TlsTransport
 if TYPE_CHECKING:
     from sidecar.listeners.authority import Authority
     from sidecar.listeners.ingress import Limits
+    from sidecar.listeners.memo import Memo
     from sidecar.listeners.parser import RequestParser
     from sidecar.pipeline import Handler
 
@@ -102,6 +103,7 @@ class Door:
         self._host = host
         self._probe = probe.answers(listener.door)
         self.clock = listener.clock
+        self.memo: Memo | None = None
         self.limits: Limits = listener.limits
         self.loop = listener.loop
         self.always = listener.always

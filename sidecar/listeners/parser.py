@@ -48,6 +48,10 @@ SMALL_BODY: Final = 64 * 1024
 slowly then holds no permit of an upstream, and the request can be repeated."""
 
 
+Head = tuple[bytes, StartLine, Block]
+"""A request that is a head alone: its bytes, and what `heads` read of them."""
+
+
 class Incoming:
     """A request being received."""
 
@@ -136,13 +140,11 @@ class RequestParser:
         "_heads",
         "_host",
         "_keep_alive",
-        "_last",
         "_length",
         "_lines",
         "_max_body",
         "_max_head",
         "_proxy",
-        "_quiet",
         "_refused",
         "_scheme",
         "_switching",
@@ -151,10 +153,12 @@ class RequestParser:
         "finished",
         "in_head",
         "in_message",
+        "last",
         "leftover",
         "llhttp",
         "on_body_end",
         "progress",
+        "quiet",
         "ready",
     )
 
@@ -189,11 +193,12 @@ class RequestParser:
         self._current: Incoming | None = None
         self._switching: Incoming | None = None
         """The request after whose head llhttp stops, as another protocol might follow."""
-        self._last: tuple[bytes, StartLine, Block] | None = None
+        self.last: Head | None = None
         """The last request that was a head alone: the next one may be just like it."""
         self._good_host: bytes | None = None
         """The last value of `Host` that was looked at: a connection's requests mostly name one."""
-        self._quiet = 0
+        self.quiet = 0
+        """Bytes that came since anything was complete."""
         self._refused: ClientError | None = None
         self._reset_head()
         self.llhttp = httptools.HttpRequestParser(self)
@@ -207,7 +212,7 @@ class RequestParser:
         if self.leftover is not None:
             self.leftover += data
             return
-        if not self.in_message and not self._quiet and self._read_plainly(data):
+        if not self.in_message and not self.quiet and self._read_plainly(data):
             return
         self.progress = False
         try:
@@ -224,15 +229,15 @@ class RequestParser:
             cause = error.__context__
             raise BadRequest(str(cause if isinstance(cause, httptools.HttpParserError) else error)) from None
         if self.progress:
-            self._quiet = 0
+            self.quiet = 0
         else:  # a line that does not end: of the head, of a chunk's extension, of the trailers
-            self._quiet += len(data)
-            if self._quiet > self._max_head:
+            self.quiet += len(data)
+            if self.quiet > self._max_head:
                 raise HeadersTooLarge(f"a line is longer than {self._max_head} bytes")
 
     def _read_plainly(self, data: bytes) -> bool:
         """Takes `data` if it is one whole request whose head `heads` can read; else llhttp must."""
-        last = self._last
+        last = self.last
         if last is not None and last[0] == data:
             self._take(Request.read(last[1], last[2], b"", self._scheme), 0)
             return True
@@ -251,7 +256,7 @@ class RequestParser:
         if len(data) != end + length or (self._max_body is not None and length > self._max_body):
             return False
         if not length and block.keep_alive and end <= LONGEST:
-            self._last = data, start, block
+            self.last = data, start, block
         self.finished = not block.keep_alive
         self._take(Request.read(start, block, data[end:] if length else b"", self._scheme), length)
         return True

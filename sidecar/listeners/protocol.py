@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
+from sidecar.caching.answers import Repeatable
 from sidecar.errors import ClientError, ClientGone, Draining, RequestTimeout, SidecarError, rescue
 from sidecar.exchange import HIGH_WATER, Exchange, Response, Stream
 from sidecar.headers import Line
@@ -25,6 +26,7 @@ from sidecar.listeners.splice import splice
 if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.listeners.ingress import Limits
+    from sidecar.listeners.memo import Memo
     from sidecar.pipeline import Handler
 
 MOST_QUEUED: Final = 16
@@ -40,6 +42,8 @@ class Serving(Protocol):
     clock: Clock
     limits: Limits
     loop: asyncio.AbstractEventLoop
+    memo: Memo | None
+    """What is known of requests that were answered before."""
 
     @property
     def draining(self) -> bool: ...
@@ -195,9 +199,14 @@ class ServerProtocol(asyncio.Protocol):
         if self._closing or self._error is not None:
             return
         parser = self._parser
-        now = self._listener.clock.now()
+        listener = self._listener
+        now = listener.clock.now()
         if not parser.in_message:
             self._head_started = now
+            memo = listener.memo
+            if memo is not None and memo.answer(self, listener, data, now):
+                self._last_progress = now
+                return
         try:
             parser.feed(data)
         except ClientError as error:
@@ -212,6 +221,19 @@ class ServerProtocol(asyncio.Protocol):
             self._advance(now)
         elif (self._queue or parser.leftover) and self._crowded():
             self.pause()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way or waits, on either side: a whole request may be answered at once."""
+        return not (
+            self._busy
+            or self._queue
+            or self.transport is None
+            or self._write_paused
+            or self._parser.quiet
+            or self._parser.leftover is not None
+            or self._listener.draining
+        )
 
     def _crowded(self) -> bool:
         """Enough waits behind the request in flight."""
@@ -323,6 +345,8 @@ class ServerProtocol(asyncio.Protocol):
                 if type(body) is bytes and response.tunnel is None and incoming.complete:
                     whole = True
                     self._answer_whole(exchange, response, body, incoming)
+                    if type(response) is Repeatable:
+                        response.source.memo.learn(exchange, response, self._parser.last)
                     if self._write_paused:
                         await self.drain()
                 else:

@@ -101,6 +101,14 @@ def head(response: Response, *, method: str, http10: bool, keep_alive: bool, our
     return b"".join(parts)
 
 
+def opening(response: Response, size: int) -> bytes | None:
+    """What `whole` writes before `ours`, for a body of `size` bytes; None where it is not as simple."""
+    plain, status = response.plain, response.status
+    if plain is None or status < 200 or status in (204, 304, 426):
+        return None
+    return b"%b%bContent-Length: %d\r\n" % (status_line(status, response.reason), plain, size)
+
+
 def whole(response: Response, body: bytes, ours: bytes) -> bytes:
     """Head and body at once, for the usual case: HTTP/1.1, not a HEAD, the connection stays open."""
     plain = response.plain

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sidecar.stores.entry import Entry
 from sidecar.stores.found import Found, Lost
+from sidecar.stores.memory import MOST_USES
 from sidecar.stores.purge_log import Purged, PurgeLog
 from sidecar.stores.space import Space
 from sidecar.stores.stats import SpaceStats
@@ -83,6 +84,15 @@ class Tiered:
         if self.shared is not None and self._due(node) and self.shared.reaches(key):
             return None
         return node.record
+
+    def again(self, node: Node, now: float) -> bool:
+        """Whether `look` would give the record of `node`, at `now` (Unix seconds); counts as a use of it."""
+        shared = self.shared
+        if node.until <= now or (shared is not None and self._due(node) and shared.reaches(node.key)):
+            return False
+        if node.uses < MOST_USES:
+            node.uses += 1
+        return True
 
     async def get(self, key: bytes) -> Record | None:
         node = self.memory.find(key)

@@ -78,6 +78,11 @@ class AccessLog:
         self._lines = Lines(format, colour=sink is not None and sink.is_terminal)
 
     @property
+    def headers(self) -> frozenset[bytes]:
+        """The request headers that lines show, in lower case, besides ids."""
+        return frozenset() if self._fields is None else self._fields.headers
+
+    @property
     def enabled(self) -> bool:
         return self._sink is not None
 

@@ -42,6 +42,11 @@ class Fields:
             for member, header in fields
         )
 
+    @property
+    def headers(self) -> frozenset[bytes]:
+        """Those that are looked at, in lower case."""
+        return frozenset(header for _, header, _ in self._fields)
+
     def of(self, request: Request) -> str:
         """The members of a request, each with a comma after it."""
         headers = request.headers
