@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from aiohttp import web
 
 from sidecar.admin.page import Page, json_page, problem_page
-from sidecar.admin.route import COUNT, OBJECT, TEXT, Route, Schema, audit, in_json, problem, showing
+from sidecar.admin.route import COUNT, OBJECT, TEXT, Route, Schema, audit, in_json, problem, showing_late
 from sidecar.config.load import Loaded
 from sidecar.config.problems import Origin
 from sidecar.config.shown import settings_of, upstream_of
@@ -102,7 +103,7 @@ class ConfigPages:
         self._shown: tuple[InForce, Page] | None = None
 
     def routes(self) -> Iterator[Route]:
-        yield showing(
+        yield showing_late(
             CONFIG,
             self._config,
             "The effective configuration, without secrets, each value with its origin.",
@@ -128,10 +129,13 @@ class ConfigPages:
             return problem_page(409, "Conflict", "; ".join(outcome.problems))
         return json_page(outcome.told())
 
-    def _config(self, _: str) -> Page:
+    async def _config(self, _: str) -> Page:
         current = self._current()
         if self._shown is None or self._shown[0] is not current:
-            self._shown = current, json_page(told(current))
+            # Of hundreds of routes it takes a while; a generation does not change.
+            page = json_page(await asyncio.to_thread(told, current))
+            self._shown = current, page
+            return page
         return self._shown[1]
 
 

@@ -115,7 +115,7 @@ class MetricsPages:
             detail = "metrics are turned off, by metrics.enabled: false or the variable PROMETHEUS_ENABLED"
             return problem_page(404, "Not Found", detail)
         # Counts are read on the event loop, which changes them; thousands of lines are written beside it.
-        exposition = self._collector.exposition(accept)
+        exposition = await self._collector.gather(accept)
         return Page(200, exposition.content_type, await asyncio.to_thread(exposition.write))
 
 

@@ -48,6 +48,8 @@ class RouteFigures(NamedTuple):
     shadow: Mapping[str, int] = _NONE
 
     def since(self, before: RouteFigures) -> RouteFigures:
+        if before is self:  # nothing came: most routes of a large configuration, most of the time
+            return NO_ROUTE
         return RouteFigures(
             self.requests - before.requests,
             self.errors - before.errors,

@@ -39,11 +39,11 @@ def pages(tmp_path: Path) -> ConfigPages:
     return ConfigPages(lambda: SimpleNamespace(loaded=loaded, generation=3, since=0.0))
 
 
-def test_each_value_has_its_origin(pages: ConfigPages) -> None:
+async def test_each_value_has_its_origin(pages: ConfigPages) -> None:
     """The file and line, what else set it, or `default`; of policies too. As the OpenAPI document says."""
     [route] = pages.routes()
-    assert route.page is not None
-    shown = orjson.loads(route.page("").body)
+    assert route.late_page is not None
+    shown = orjson.loads((await route.late_page("")).body)
     jsonschema.Draft202012Validator(route.answers["200"].content["application/json"]).validate(shown)
     assert (shown["generation"], shown["environment"]) == (3, "development")
     settings = {row["key"]: (row["value"], Path(row["origin"]).name) for row in shown["settings"]}
@@ -57,11 +57,11 @@ def test_each_value_has_its_origin(pages: ConfigPages) -> None:
     assert retry["retry.attempts"] == ("3", "maps.yaml:9")
 
 
-def test_no_secret_is_shown(pages: ConfigPages) -> None:
+async def test_no_secret_is_shown(pages: ConfigPages) -> None:
     """Neither what came from a reference nor what is secret by its nature."""
     [route] = pages.routes()
-    assert route.page is not None
-    body = route.page("").body.decode()
+    assert route.late_page is not None
+    body = (await route.late_page("")).body.decode()
     for secret in ("open sesame", "hunter2", "plain-key"):
         assert secret not in body
     assert '"inject.query.key","value":"***"' in body

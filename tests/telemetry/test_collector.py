@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import pytest
 from prometheus_client import Metric
@@ -21,7 +22,7 @@ from sidecar.decisions.retry_budget import RetryBudget
 from sidecar.decisions.verdict import Verdict
 from sidecar.queueing import Gate
 from sidecar.telemetry.access_log import AccessLog
-from sidecar.telemetry.collector import Collector
+from sidecar.telemetry.collector import SLICE, Collector
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.sink import Sink
 from sidecar.telemetry.system import System
@@ -234,6 +235,20 @@ def test_the_format_is_the_one_asked_for(collector: Collector, accept: str, cont
     body, given = collector.render(accept)
     assert given == content_type
     assert body.endswith(b"# EOF\n") == given.startswith("application/openmetrics-text")
+
+
+async def test_a_long_page_gives_way_to_others(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading goes on after others had their turn; where it takes no time, nobody is asked to wait."""
+    clock = collector._families.clock
+    assert isinstance(clock, ManualClock)
+    expected, _ = collector.render()
+    assert (await collector.gather()).write() == expected
+    assert clock.slept == []
+    monkeypatch.setattr(clock, "now", count(1000.0, SLICE).__next__)
+    page = (await collector.gather()).write()
+    assert page.count(b"# TYPE") == expected.count(b"# TYPE")
+    assert set(clock.slept) == {0}
+    assert len(clock.slept) > 50
 
 
 def test_openmetrics_carries_exemplars(collector: Collector) -> None:
