@@ -14,13 +14,16 @@ BENCH_READY := $(VENV)/bench.stamp
 DEPLOY_READY := $(VENV)/deploy.stamp
 CLIENTS := $(VENV)/clients
 CLIENTS_READY := $(VENV)/clients.stamp
+NEWEST := $(VENV)/newest
+NEWEST_OF := aiohttp uvloop httptools
+NEWEST_TESTS := tests/admin tests/listeners tests/upstreams tests/e2e/test_cache.py tests/e2e/test_run.py
 STEP := @printf '\n== %s\n'
 
 # Nothing of the caller's Python leaks in.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all pytest lint format bench lock clean
+.PHONY: help setup demo test test-all test-newest pytest lint format bench lock clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +72,14 @@ test-all: $(DEPLOY_READY) $(CLIENTS_READY) ## the tests that need programs of th
 	$(STEP) 'tests with programs of the system: pytest -m system'
 	@$(PY) -m pytest -m system $(ARGS)
 	@printf '\nmake test-all: passed\n'
+
+test-newest: $(READY) ## the tests of both sides of the wire, on the newest aiohttp, uvloop and httptools
+	$(STEP) 'newest: pip install --upgrade $(NEWEST_OF)'
+	@rm -rf $(NEWEST)
+	@$(PIP) install --only-binary :all: --upgrade --target $(NEWEST) $(NEWEST_OF)
+	@PYTHONPATH=$(CURDIR)/$(NEWEST) $(PY) -c 'import importlib.metadata as m; \
+		print(*(f"{name} {m.version(name)}" for name in "$(NEWEST_OF)".split()), sep=", ")'
+	@PYTHONPATH=$(CURDIR)/$(NEWEST) $(PY) -m pytest -n $(JOBS) --dist worksteal $(NEWEST_TESTS) $(ARGS)
 
 lint: $(READY) ## format, lint, types and import rules
 	$(STEP) 'format: ruff format --check'

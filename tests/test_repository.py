@@ -14,7 +14,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
-TARGETS = ["bench", "clean", "demo", "format", "help", "lint", "lock", "setup", "test", "test-all"]
+TARGETS = [
+    "bench",
+    "clean",
+    "demo",
+    "format",
+    "help",
+    "lint",
+    "lock",
+    "setup",
+    "test",
+    "test-all",
+    "test-newest",
+]
 
 
 def tracked() -> list[Path]:
@@ -150,3 +162,12 @@ def test_the_wheel_works_without_the_source(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(site / "sidecar")
+
+
+def test_only_public_parts_of_aiohttp_are_used() -> None:
+    """`aiohttp` and `aiohttp.web`: what stays, by its own promise, over a minor version."""
+    imports = re.compile(r"^\s*(?:from (aiohttp[\w.]*) import (.+)|import (aiohttp[\w.]*).*)$", re.MULTILINE)
+    for file in (ROOT / "sidecar").rglob("*.py"):
+        for module, names, whole in imports.findall(file.read_text()):
+            assert (module or whole) in ("aiohttp", "aiohttp.web"), file
+            assert not re.search(r"\b_", names), file

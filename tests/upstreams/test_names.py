@@ -121,9 +121,8 @@ async def test_names_of_the_operators_own_are_known(tmp_path: Path) -> None:
     for name, policy in policies.items():
         whole = {"name": name, "direction": "egress", "routes": [{"name": f"all-{name}"}], **policy}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(whole))
-    (tmp_path / "sidecar.yaml").write_text(
-        yaml.safe_dump({"policies": [f"{name}.yaml" for name in policies]})
-    )
+    settings = {"listen": {"egress": "127.0.0.1:0"}, "policies": [f"{name}.yaml" for name in policies]}
+    (tmp_path / "sidecar.yaml").write_text(yaml.safe_dump(settings))
     async with Egress(tmp_path, loaded=load(tmp_path / "sidecar.yaml", {})) as egress:
         assert isinstance(egress.resolving, Names)
         assert egress.resolving._own == {"bridge", "pinned", "spare"}
