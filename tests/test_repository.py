@@ -65,7 +65,8 @@ def test_a_lock_pins_everything_with_hashes(lock: Path) -> None:
 
 def test_the_locks_agree() -> None:
     """A package has one version, whichever lock installs it; but those of old clients, in a folder of their
-    own, are what their apps have."""
+    own, are what their apps have.
+    """
     versions: dict[str, set[str]] = {}
     for lock in LOCKS:
         if lock.name == "clients.lock":
