@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from sidecar.telemetry.access_lines import ATTEMPTS, CACHE, END, RUNG, STATUS
+from sidecar.telemetry.access_lines import ATTEMPTS, CACHE, END, NOTES, RUNG, STATUS, degraded
 
 if TYPE_CHECKING:
     from sidecar.telemetry.access_lines import Record
@@ -66,6 +66,7 @@ class Recent:
                 or facts[ATTEMPTS] > 1
                 or facts[END] != "done"
                 or facts[CACHE] == "stale"
+                or degraded(record[NOTES])
             ):
                 self.count += 1
                 self._odd.append(_Kept(self.count, record, epoch))

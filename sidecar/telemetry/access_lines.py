@@ -76,6 +76,14 @@ Record = tuple[
     int,  # bytes in
     int,  # bytes out
 ]
+NOTES: Final = 10
+"""Where the notes are in a record."""
+
+
+def degraded(notes: Sequence[tuple[str, str]] | None) -> bool:
+    """Whether it was noted that the answer was made without something it needs."""
+    return notes is not None and any("degraded=" in decision for _, decision in notes)
+
 
 _TRACE = '"%s"'
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from sidecar.telemetry.access_lines import NO_LAYERS, Lines, Record, Stack
+from sidecar.telemetry.access_lines import NO_LAYERS, Lines, Record, Stack, degraded
 from sidecar.telemetry.correlation import Fields, correlation_id
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class AccessLog:
             and exchange.attempts < 2
             and not exchange.rung
             and exchange.error is None
-            and not (exchange.note_list and any("degraded" in decision for _, decision in exchange.note_list))
+            and not degraded(exchange.note_list)
         )
 
     def _due(self) -> None:

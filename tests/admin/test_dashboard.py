@@ -178,6 +178,16 @@ async def test_what_is_kept_of_requests_is_bounded(place: Place) -> None:
     assert 1 <= len(kept) - len(odd) <= 40
 
 
+async def test_an_answer_that_may_be_wrong_is_kept(place: Place) -> None:
+    """A 200 that the app made while a call of its own failed is no plain success."""
+    place.served("/plain/1", 200)
+    place.served("/plain/2", 200)  # one a second is enough of those
+    place.served("/doubtful", 200, note_list=[("overlap", "degraded=google-maps")])
+    place.log.flush()
+    kept = orjson.loads(place.dashboard.recent.since(0))
+    assert [line["path"] for line in kept] == ["/plain/1", "/doubtful"]
+
+
 async def test_one_batch_costs_little_while_nobody_looks(place: Place) -> None:
     """The rest of a large batch is not looked at."""
     for number in range(200):

@@ -19,6 +19,7 @@ TOKEN = "open sesame"
 POLICY = {
     "name": "tiny",
     "direction": "ingress",
+    "classify": [{"json": {"path": "/doubtful"}, "verdict": "ok", "degraded": "maps"}],
     "routes": [
         {
             "name": "broken",
@@ -80,6 +81,8 @@ async def test_it_shows_what_happens_and_acts(sidecar: Sidecar, page: Page) -> N
     await page.until("document.querySelectorAll('#decisions tr').length >= 20")
     assert "/status/503" in await page.run(text("#decisions"))
     assert "circuit_breaker;" in await page.run(text("#decisions .trail"))
+    await ask(sidecar, "/doubtful", 1)
+    await page.until(f"{text('#decisions .trail')}.includes('degraded=maps')")
     assert re.fullmatch(r"\d\d:\d\d:\d\d", await page.run(text("#decisions td")))
     shown = await page.run("document.body.innerText")
     # What JavaScript says of a member that is not there.

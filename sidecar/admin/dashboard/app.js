@@ -61,7 +61,8 @@ function onState(event) {
 
 // A plain success: nothing about it but that it happened.
 function plain(line) {
-  const odd = line.rung || line.attempts > 1 || line.end !== "done" || line.cache === "stale";
+  const degraded = line.trail && line.trail.includes(";degraded=");
+  const odd = line.rung || line.attempts > 1 || line.end !== "done" || line.cache === "stale" || degraded;
   return line.status < 400 && !odd;
 }
 
