@@ -42,12 +42,18 @@ from sidecar.watching import Watching
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sidecar.admin.cache_pages import CacheControl
+    from sidecar.admin.fault_pages import FaultControl
     from sidecar.admin.pages import Pages
     from sidecar.admin.route import Subject
     from sidecar.clock import Clock
     from sidecar.config.load import Loaded, Source
     from sidecar.config.schema import Address
+    from sidecar.decisions.breaker import State
     from sidecar.listeners.authority import Authority
+    from sidecar.overlap import Overlaps
+    from sidecar.state import Hints
+    from sidecar.telemetry.metrics import Metrics
 
 STORE_PATIENCE: Final = 15.0
 """Seconds that the batch store may take to answer a question: it may be taking in a large file just then."""
@@ -56,16 +62,29 @@ STORE_PATIENCE: Final = 15.0
 class App(DataPlane):
     """All parts of one sidecar process: what serves, and the admin listener with what it tells of."""
 
-    def __init__(self, loaded: Loaded, clock: Clock, source: Source | None = None) -> None:
-        """`source` is where `loaded` came from, for reloads. Raises `CannotStart`."""
-        super().__init__(loaded, clock)
+    def __init__(
+        self,
+        loaded: Loaded,
+        clock: Clock,
+        source: Source | None = None,
+        *,
+        overlaps: Overlaps | None = None,
+        hints: Hints | None = None,
+    ) -> None:
+        """`source` is where `loaded` came from, for reloads; the rest as `DataPlane` has it.
+
+        Raises `CannotStart`.
+        """
+        super().__init__(loaded, clock, overlaps=overlaps, hints=hints)
         config = loaded.config
+        self.figures = self._figures()
+        """What is shown: of all processes that serve."""
         self.admin: admin.AdminServer | None = None
-        self.system = System(clock)
+        self.system = self._system()
         self.system.watch_folder("ca", Path(config.ca.dir), written=False)
         if loaded.log_file is not None:
             self.system.watch_folder("log", loaded.log_file.parent)
-        self.history = History(self.metrics, clock.now())
+        self.history = History(self.figures, clock.now())
         self._keeper = HistoryKeeper(self.history, clock)
         self.health = Health(
             clock,
@@ -73,18 +92,12 @@ class App(DataPlane):
             probe=self._probe(),
             interval=config.app.health_interval,
             failures=config.app.health_failures,
-            answers=self.metrics.upstream(APP).answers,
+            answers=lambda: self.figures.upstream(APP).answers(),
             version=version_here(),
         )
         self._add_checks()
-        self.collector = Collector(
-            self.metrics,
-            clock=clock,
-            system=self.system,
-            access_log=self.access_log,
-            version=version_here(),
-        )
-        self.breakers = Breakers(self.metrics, clock)
+        self.collector = self._collector()
+        self.breakers = Breakers(self.figures, clock, self._forced)
         self.collector.add(health_source(self.health))
         if self.tracer is not None:
             self.collector.add(trace_source(self.tracer.counts))
@@ -94,7 +107,7 @@ class App(DataPlane):
             self.collector.add(redis_source(self.redis.stats))
         self.dashboard = Dashboard(
             clock,
-            metrics=self.metrics,
+            metrics=self.figures,
             history=self.history,
             health=self.health,
             breakers=self.breakers,
@@ -110,10 +123,47 @@ class App(DataPlane):
         self.collector.add(config_source(self.reloading.cells))
         self._ticker: asyncio.Task[None] | None = None
 
+    # -- what differs where workers serve (`workers/lead.py`) ------------------------------------
+
+    def _figures(self) -> Metrics:
+        return self.metrics
+
+    def _system(self) -> System:
+        return System(self.clock)
+
+    def _collector(self) -> Collector:
+        return Collector(
+            self.figures,
+            clock=self.clock,
+            system=self.system,
+            access_log=self.access_log,
+            version=version_here(),
+        )
+
+    def _forced(self, name: str, state: State, until: float, now: float) -> None:
+        """An operator has overruled a breaker."""
+
+    def _cache_control(self) -> CacheControl | None:
+        return self.cache_control if self.caching.in_use else None
+
+    def _fault_control(self) -> FaultControl:
+        return self.services.state.faults
+
+    def _warm(self) -> None:
+        """What is configured to be in the cache from the start."""
+        if self.caching.in_use:
+            self.cache_control.warm(())
+
+    def restart_workers(self) -> None:
+        """Replaces the processes that serve, one after the other."""
+        self.log.warning("there are no workers to restart: this takes workers: 2, or more")
+
+    # ------------------------------------------------------------------------------------------
+
     def _add_checks(self) -> None:
         """What `/health/detailed` shows besides the app and the event loop."""
         health = self.health
-        health.add_all(UpstreamChecks(self.metrics, self.history, self.clock))
+        health.add_all(UpstreamChecks(self.figures, self.history, self.clock))
         if self.redis is not None:
             health.add(RedisCheck(self.redis.stats))
         health.add_all(lambda: disk_checks(self.system))
@@ -180,8 +230,7 @@ class App(DataPlane):
                 token=self._token,
             )
         self.stress_tests.at(ingress, self.admin.address)
-        if self.caching.in_use:
-            self.cache_control.warm(())
+        self._warm()
         self._ticker = asyncio.get_running_loop().create_task(self._tick(), name="tick")
         self.health.start()
         self._keeper.start()
@@ -210,11 +259,11 @@ class App(DataPlane):
         yield self.dashboard
         yield HealthPages(self.health)
         yield SystemPages(self.health, self.system)
-        yield PerformancePages(self.metrics, self.history, self.health, self.clock)
+        yield PerformancePages(self.figures, self.history, self.health, self.clock)
         yield MetricsPages(self.collector, enabled=self.config.metrics.enabled)
-        yield CachePages(lambda: self.cache_control if self.caching.in_use else None)
+        yield CachePages(self._cache_control)
         yield BreakerPages(self.breakers)
-        yield FaultPages(self.services.state.faults, production=production)
+        yield FaultPages(self._fault_control(), production=production)
         yield BatchPages(self.batches, self.clock, self._takes_batches)
         yield ConfigPages(lambda: self.in_force, self.reloading.reload)
         yield FeaturePages(self.flags, lambda: self.in_force.loaded.config.features)
@@ -238,9 +287,10 @@ class App(DataPlane):
             self.reloading.sweep(now)
 
     async def drain(self) -> None:
+        """No new requests; those in flight get `limits.drain`. The app may still call out for them."""
         self.health.drain()
         ending = [self.batches.stop(self.config.limits.drain)] if self.batches is not None else []
-        await asyncio.gather(super().drain(), *ending)
+        await asyncio.gather(self.drain_clients(), *ending)
 
     async def stop(self) -> None:
         if self._ticker is not None:

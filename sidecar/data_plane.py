@@ -31,7 +31,7 @@ from sidecar.pipeline import Services
 from sidecar.process_setup import access_log, log_sink, version_here
 from sidecar.rollout import Split
 from sidecar.security_headers import ALWAYS, hardening
-from sidecar.state import State, Use
+from sidecar.state import Hints, State, Use
 from sidecar.stores.memory import Memory
 from sidecar.stores.redis import RedisStore
 from sidecar.stores.redis_server import RedisServer
@@ -82,9 +82,12 @@ class DataPlane:
         *,
         sink: Sink | None = None,
         overlaps: Overlaps | None = None,
+        hints: Hints | None = None,
         inherited: Inherited = MappingProxyType({}),
     ) -> None:
-        """`sink`: where lines go, unless as configured. Raises `CannotStart`."""
+        """`sink`: where lines go, unless as configured. The rest is for one of several workers: what it
+        shares with the others, and what it accepts from. Raises `CannotStart`.
+        """
         config = loaded.config
         self._loaded = loaded
         self.config = config
@@ -119,7 +122,7 @@ class DataPlane:
         self.services = Services(
             clock=clock,
             random=SystemRandom(),
-            state=State(self.metrics, clock, nodes),
+            state=State(self.metrics, clock, nodes, hints),
             metrics=self.metrics,
             access_log=self.access_log,
             caching=self.caching,
@@ -363,13 +366,21 @@ class DataPlane:
         limits = self.config.limits
         return min(LONGEST_TICK, limits.header_timeout / 4, limits.idle / 4)
 
-    async def drain(self) -> None:
-        """No new requests; those in flight get `limits.drain`. The app may still call out for them."""
+    def listening(self) -> list[tuple[Listener, tuple[Address, ...]]]:
+        """The listeners, with their addresses as they are configured."""
+        return [(self.ingress, (self.config.listen.ingress,)), *self.egress.listening]
+
+    async def drain_clients(self, linger: float = 0.0) -> int:
+        """No new requests; those in flight get `limits.drain`. The app may still call out for them.
+
+        `linger` as `Listener.drain` has it. Returns how many connections were cut off.
+        """
         self._drained_by = self.clock.now() + self.config.limits.drain
         self.log.info("draining", connections=self.ingress.connections)
-        cut = await self.ingress.drain()
+        cut = await self.ingress.drain(linger=linger)
         if cut:
             self.log.warning("cut off after limits.drain", connections=cut)
+        return cut
 
     async def drain_egress(self) -> None:
         """No new calls of the app, which serves nobody any more; those in flight get what time is left."""

@@ -88,6 +88,17 @@ def authority_of(loaded: Loaded, wall: float) -> Authority | None:
         raise CannotStart(f"ca.dir: {error}") from error
 
 
+def addresses_of(loaded: Loaded) -> list[tuple[str, tuple[Address, ...]]]:
+    """Where the app's calls are listened for, by the key that says so."""
+    found: list[tuple[str, tuple[Address, ...]]] = []
+    if loaded.egress is not None:
+        found.append(("listen.egress", (loaded.egress,)))
+    if loaded.config.listen.intercept:
+        found.append(("listen.intercept", loaded.config.listen.intercept))
+    found += [(f"takeover of {it.name}", it.takeover) for it in loaded.policies if it.takeover]
+    return found
+
+
 OVERRIDES: Final = 255
 """Addresses 127.66.0.n that sidecars on one machine share among their apps: n is below this."""
 
@@ -141,6 +152,8 @@ class EgressPlane:
         self._limits = limits
         self._on_refused = on_refused
         self.listeners: list[Listener] = []
+        self.listening: list[tuple[Listener, tuple[Address, ...]]] = []
+        """Those that are configured, with their addresses as they are written."""
         self.addresses: dict[str, tuple[Address, ...]] = {}
         """Where the listeners listen, by their keys."""
         self.shown: dict[str, str] = {}
@@ -293,23 +306,24 @@ class EgressPlane:
 
     async def start(self) -> None:
         """Binds the listeners that are configured. Raises `CannotStart`."""
-        loaded = self._loaded
-        listen = loaded.config.listen
-        if loaded.egress is not None:
-            await self._bind("listen.egress", self._egress_listener(), (loaded.egress,))
-        if listen.intercept:
-            await self._bind("listen.intercept", self._intercept_listener(), listen.intercept)
-        for policy in loaded.policies:
-            if policy.takeover:
-                listener = self._takeover_listener(policy)
-                await self._bind(f"takeover of {policy.name}", listener, policy.takeover)
+        takeovers = iter([it for it in self._loaded.policies if it.takeover])
+        for key, addresses in addresses_of(self._loaded):
+            if key == "listen.egress":
+                listener: Listener = self._egress_listener()
+            elif key == "listen.intercept":
+                listener = self._intercept_listener()
+            else:
+                listener = self._takeover_listener(next(takeovers))
+            self.listeners.append(listener)
+            self.listening.append((listener, addresses))
+            bound = []
+            for address in addresses:
+                with binding(key, address):
+                    bound.append(await listener.start(address, self._inherited.get(str(address), ())))
+            self.listen_at(key, bound)
 
-    async def _bind(self, key: str, listener: Listener, addresses: tuple[Address, ...]) -> None:
-        self.listeners.append(listener)
-        bound = []
-        for address in addresses:
-            with binding(key, address):
-                bound.append(await listener.start(address, self._inherited.get(str(address), ())))
+    def listen_at(self, key: str, bound: Sequence[Address]) -> None:
+        """The listener with this key listens there: in this process, or in its workers."""
         self._bound += bound
         self.addresses[key.removeprefix("listen.")] = tuple(bound)
         self.shown[key.removeprefix("listen.").replace(" ", "_")] = ", ".join(map(str, bound))

@@ -14,13 +14,16 @@ from sidecar.decisions.fault_plan import FaultPlan
 from sidecar.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from sidecar.clock import Clock
     from sidecar.config.schema import Fault
 
 Kind = Literal["route", "upstream"]
 Scope = tuple[Kind, str]
+
+InForce = tuple[Scope, "Fault", Literal["policy", "admin"], float | None]
+"""Where, what, who set it, and until when (`Clock.now()`)."""
 
 KINDS: Final = ("delay", "respond", "reset", "truncate", "bandwidth")
 LONGEST: Final = 3600.0
@@ -89,6 +92,8 @@ class Faults:
         self._active: dict[Scope, ActiveFault] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = get_logger("sidecar.fault")
+        self.on_order: Callable[[], object] = lambda: None
+        """Called when an operator has set or ended one."""
 
     # -- the pipeline's side -------------------------------------------------------------------
 
@@ -159,6 +164,7 @@ class Faults:
             raise ValueError(f"expires: a fault is set for {most} at most (set it again when it has ended)")
         self._active[(kind, name)] = fault
         self._arrange()
+        self.on_order()
 
     def clear(self, kind: Kind | None = None, name: str = "") -> int:
         """Ends the fault there, or all without `kind`; how many there were. Raises ValueError."""
@@ -169,7 +175,24 @@ class Faults:
             self._must_know(kind, name)
             count = int(self._active.pop((kind, name), None) is not None)
         self._arrange()
+        self.on_order()
         return count
+
+    def in_force(self) -> list[InForce]:
+        """All faults, for another process to `adopt`."""
+        return [(scope, fault.settings, fault.source, fault.until) for scope, fault in self._active.items()]
+
+    def adopt(self, rows: Iterable[InForce]) -> None:
+        """These are in force, and no others. One that is here already goes on as it is."""
+        before, self._active = self._active, {}
+        for scope, settings, source, until in rows:
+            fault = before.get(scope)
+            same = fault is not None and (fault.settings, fault.source) == (settings, source)
+            if fault is None or not same or (source == "admin" and fault.until != until):
+                fault = self._new(settings, source)
+            fault.until = until
+            self._active[scope] = fault
+        self._arrange()
 
     def listed(self) -> list[dict[str, object]]:
         """The faults in force, as plain values."""

@@ -87,35 +87,49 @@ class Overlaps:
             try:
                 response = await handler(exchange)
             except asyncio.CancelledError:  # the app gave up waiting
-                self._note(policy, trace)
+                self._note(policy, trace, exchange)
                 raise
             if went_wrong(exchange, response):
-                self._note(policy, trace)
+                self._note(policy, trace, exchange)
                 if keeps is not None and exchange.rung in _INVENTED:
                     self._keep(policy, exchange, keeps)
                 return response
             if policy in self.kept and keeps is not None:
-                self.kept[policy].drop(asked_for(exchange.request.query, keeps.parameter))
+                self._drop(policy, exchange, keeps)
             if isinstance(response.body, Stream):
 
                 def ended(how: End) -> None:
                     if how is End.BROKEN:
-                        self._note(policy, trace)
+                        self._note(policy, trace, exchange)
 
                 response.body.on_end(ended)
             return response
 
         return noted
 
-    def _note(self, policy: str, trace: Trace | None) -> None:
+    def _note(self, policy: str, trace: Trace | None, exchange: Exchange) -> None:  # for others
         self.last = now = self._clock.now()
         (self._ended if trace is None else trace.ended)[policy] = now
 
     def _keep(self, policy: str, exchange: Exchange, keeps: AppKeeps) -> None:
         asked = asked_for(exchange.request.query, keeps.parameter)
         if asked is not None:
-            kept = self.kept.setdefault(policy, Kept())
-            kept.put(asked, self._clock.now() + keeps.ttl)
+            self.keep(policy, asked, self._clock.now() + keeps.ttl)
+
+    def keep(self, policy: str, asked: bytes, until: float) -> None:
+        """The app has been told by a fallback what it may remember until then (`Clock.now()`)."""
+        self.kept.setdefault(policy, Kept()).put(asked, until)
+
+    hear_kept = keep
+
+    def _drop(self, policy: str, exchange: Exchange, keeps: AppKeeps) -> None:
+        self.drop(policy, asked_for(exchange.request.query, keeps.parameter))
+
+    def drop(self, policy: str, asked: bytes | None) -> None:
+        """The app has been told by the provider itself."""
+        kept = self.kept.get(policy)
+        if kept is not None:
+            kept.drop(asked)
 
     # -- requests of the app's clients ---------------------------------------------------------
 

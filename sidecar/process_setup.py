@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gc
+import math
+import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from sidecar.clock import Clock, SystemRandom
+from sidecar.config.workers import MOST
 from sidecar.listeners.binding import CannotStart
 from sidecar.telemetry.access_log import AccessLog, Sampling
+from sidecar.telemetry.cgroup import Cgroup
 from sidecar.telemetry.correlation import Fields
 from sidecar.telemetry.sink import Sink, file_sink, standard_output
 
 if TYPE_CHECKING:
     from sidecar.config.load import Loaded
-    from sidecar.config.schema import Logging
+    from sidecar.config.schema import Config, Logging
 
 
 def tune_collector() -> None:
@@ -47,6 +51,17 @@ def access_log(settings: Logging, sink: Sink, clock: Clock) -> AccessLog:
         random=SystemRandom(),
         fields=Fields(settings.fields) if settings.fields else None,
     )
+
+
+def worker_count(config: Config) -> int:
+    """How many processes are to serve. `auto`: one for each CPU that this one may use."""
+    if config.workers != "auto":
+        return config.workers
+    cpus: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = Cgroup().read().cpu_limit
+    if limit is not None:
+        cpus = min(cpus, limit)
+    return min(max(math.ceil(cpus), 1), MOST)
 
 
 def version_here() -> str:

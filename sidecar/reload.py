@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sidecar.app import App
     from sidecar.config.load import Loaded, Source
+    from sidecar.data_plane import DataPlane
     from sidecar.generation import Compiled
     from sidecar.listeners.authority import Authority
     from sidecar.telemetry.checks import Check
@@ -137,7 +138,7 @@ class Reloading:
             return self._told(outcome, why)
         shown = tuple(str(it) for it in found)
         try:
-            authority = await asyncio.to_thread(self._prepare, newest, loaded)
+            authority = await asyncio.to_thread(prepare, app, newest, loaded)
             self._abandon()
             rule = loaded.config.rollout
             number = self._next
@@ -163,33 +164,6 @@ class Reloading:
         self._in_force(compiled)
         await self._keep(loaded, why, shown)
         return self._told(Outcome("applied", number, shown, wait, (), warnings), why)
-
-    def _prepare(self, before: Loaded, loaded: Loaded) -> Authority | None:
-        """In a thread: what reads files or takes time. Raises `CannotStart`."""
-        app = self._app
-        kept = {key for pools in (app.pools, app.egress.pools) for key in pools.made_from()}
-        known = {(url, tls, files) for _, url, _, tls, files, *_ in kept}
-        wanted = [
-            (policy.name, url, policy.tls)
-            for policy in loaded.policies
-            for url in app.egress.urls(policy, loaded.config.app.url)
-        ]
-        wanted += [
-            (str(rung.upstream), rung.upstream, rung.tls)
-            for policy in loaded.policies
-            for route in policy.routes
-            for rung in route.fallback or ()
-            if rung.upstream is not None
-        ]
-        for name, url, tls in wanted:
-            files = loaded.certificates(tls)
-            if (url, tls, files) not in known:
-                context = context_of(name, url, tls)
-                if context is not None:
-                    app.spares.add((tls, files), context)
-        if before.hosts != loaded.hosts:
-            return authority_of(loaded, app.clock.wall())
-        return None
 
     def _compile(self, loaded: Loaded, number: int, suffix: str = "") -> Compiled:
         """Raises `CannotStart`; what metrics and state know is then as it was."""
@@ -366,3 +340,30 @@ def _listener(old: Loaded, new: Loaded) -> tuple[str, ...]:
     if new.egress is not None and old.egress is None:
         return (f"+ listen.egress: {new.egress} (the first policy file with direction: egress)",)
     return ()
+
+
+def prepare(plane: DataPlane, before: Loaded, loaded: Loaded) -> Authority | None:
+    """In a thread: what reads files or takes time. Raises `CannotStart`."""
+    kept = {key for pools in (plane.pools, plane.egress.pools) for key in pools.made_from()}
+    known = {(url, tls, files) for _, url, _, tls, files, *_ in kept}
+    wanted = [
+        (policy.name, url, policy.tls)
+        for policy in loaded.policies
+        for url in plane.egress.urls(policy, loaded.config.app.url)
+    ]
+    wanted += [
+        (str(rung.upstream), rung.upstream, rung.tls)
+        for policy in loaded.policies
+        for route in policy.routes
+        for rung in route.fallback or ()
+        if rung.upstream is not None
+    ]
+    for name, url, tls in wanted:
+        files = loaded.certificates(tls)
+        if (url, tls, files) not in known:
+            context = context_of(name, url, tls)
+            if context is not None:
+                plane.spares.add((tls, files), context)
+    if before.hosts != loaded.hosts:
+        return authority_of(loaded, plane.clock.wall())
+    return None

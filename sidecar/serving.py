@@ -18,6 +18,7 @@ from sidecar.child import FORWARDED, Child, interrupted_from_terminal
 from sidecar.child_start import led_child
 from sidecar.clock import SystemClock
 from sidecar.listeners.binding import CannotStart
+from sidecar.process_setup import worker_count
 
 if TYPE_CHECKING:
     from sidecar.config.load import Loaded, Source
@@ -28,7 +29,7 @@ async def serve(loaded: Loaded, command: Sequence[str], source: Source | None = 
     """Serves until a signal or the end of the child; returns the exit code."""
     core = core_files.forgo()
     clock = SystemClock()
-    app = App(loaded, clock, source)
+    app = _app(loaded, clock, source)
     loop = asyncio.get_running_loop()
     stopping: asyncio.Future[int] = loop.create_future()
 
@@ -40,6 +41,7 @@ async def serve(loaded: Loaded, command: Sequence[str], source: Source | None = 
         loop.add_signal_handler(number, stop, number)
     if app.watching is not None:
         loop.add_signal_handler(signal.SIGHUP, app.watching.now, "SIGHUP")
+    loop.add_signal_handler(signal.SIGUSR2, app.restart_workers)
     try:
         await app.start()
     except BaseException:
@@ -72,6 +74,16 @@ async def serve(loaded: Loaded, command: Sequence[str], source: Source | None = 
         return 0 if child is None else child.exit_code
     finally:
         await app.stop()
+
+
+def _app(loaded: Loaded, clock: SystemClock, source: Source | None) -> App:
+    """This process alone, or the lead of several."""
+    count = worker_count(loaded.config)
+    if count == 1:
+        return App(loaded, clock, source)
+    from sidecar.workers.lead import Lead
+
+    return Lead(loaded, clock, source, count)
 
 
 def _hang_up(watching: Watching, child: Child) -> None:

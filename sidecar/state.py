@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, MutableMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from sidecar.decisions.backoff import Backoff
 from sidecar.decisions.breaker import Breaker
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from sidecar.config.schema import CircuitBreaker, ConcurrencyLimit, Pace, RateLimit, Retry
     from sidecar.stores.redis_nodes import Nodes
     from sidecar.telemetry.metrics import BreakerCells, Metrics, PaceCells
+
+
+class Hints(Protocol):
+    """What the workers of one sidecar tell each other (`workers/hints.py`)."""
+
+    def buckets(self, name: str, rate: float, burst: int) -> Buckets: ...
+    def watch(self, label: str, cells: BreakerCells) -> None: ...
 
 
 T = TypeVar("T")
@@ -70,9 +77,12 @@ class Use:
 class State:
     """One per process; survives reloads."""
 
-    def __init__(self, metrics: Metrics, clock: Clock, shared: Nodes | None = None) -> None:
-        """`shared` is the Redis of all replicas, where there is one."""
+    def __init__(
+        self, metrics: Metrics, clock: Clock, shared: Nodes | None = None, hints: Hints | None = None
+    ) -> None:
+        """`shared` is the Redis of all replicas, `hints` go to the other workers, where there are such."""
         self._metrics = metrics
+        self._hints = hints
         self._clock = clock
         self._shared = shared
         self._buckets: dict[Hashable, Buckets] = {}
@@ -84,6 +94,7 @@ class State:
         self._latencies: dict[Hashable, Quantile] = {}
         self.faults = Faults(clock)
         self._turns: dict[Hashable, Turns] = {}
+        self._paced: dict[str, Turns] = {}
         self._tables: dict[str, MutableMapping[Hashable, Any]] = {
             "buckets": self._buckets,
             "breaker": self._breakers,
@@ -116,6 +127,8 @@ class State:
                 table = getattr(self._metrics, name)
                 for label in [label for label in table if (kind, label) not in shown]:
                     del table[label]
+        for label in [label for label in self._paced if ("pace", label) not in shown]:
+            del self._paced[label]
 
     def show(self, kind: str, label: str) -> None:
         """The generation that is compiled shows its own under `label`, as `_SHOWN` names the kinds."""
@@ -167,7 +180,10 @@ class State:
             ),
         )
         label = self._label("breaker", scope, route, settings, key)
-        return label, breaker, self._metrics.watch_breaker(label, breaker, settings.mode)
+        cells = self._metrics.watch_breaker(label, breaker, settings.mode)
+        if self._hints is not None:
+            self._hints.watch(label, cells)
+        return label, breaker, cells
 
     def budget(self, upstream: str, route: str, settings: Retry) -> Budget:
         rule = settings.budget
@@ -197,12 +213,19 @@ class State:
         """
         scope = route if settings.scope == "route" else "all"
         counts = (scope, settings.rate, settings.burst, settings.key, settings.mode)
-        buckets = self._keep("buckets", self._buckets, counts, lambda: Buckets(settings.rate, settings.burst))
+        hints = self._hints
+        # The same in all processes that are configured alike; others, as during a rollout, count apart.
+        name = f"{scope}:{hashlib.sha256(repr(counts).encode()).hexdigest()[:8]}"
+
+        def made() -> Buckets:
+            if hints is not None:
+                return hints.buckets(name, settings.rate, settings.burst)
+            return Buckets(settings.rate, settings.burst)
+
+        buckets = self._keep("buckets", self._buckets, counts, made)
         self._metrics.watch_buckets(self._label("buckets", scope, route, counts, counts), buckets)
         if not settings.shared or self._shared is None:
             return buckets, None
-        # Replicas that are not configured alike, as during a rollout, do not count together.
-        name = f"{scope}:{hashlib.sha256(repr(counts).encode()).hexdigest()[:8]}"
         return buckets, SharedBuckets(self._shared, name, buckets.interval, buckets.tolerance)
 
     def gate(self, upstream: str, route: str, settings: ConcurrencyLimit) -> Gate:
@@ -243,4 +266,9 @@ class State:
 
         turns = self._keep("pace", self._turns, key, made)
         label = self._label("pace", upstream, route, quota, key)
+        self._paced[label] = turns
         return turns, self._metrics.watch_pace(label, turns.pacer)
+
+    def paced(self) -> Iterable[tuple[str, Turns]]:
+        """Turns by the names that metrics show."""
+        return self._paced.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aiohttp import web
@@ -83,9 +83,16 @@ class _Override(NamedTuple):
 class Breakers:
     """The breakers of one process, looked at and overruled from outside."""
 
-    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        clock: Clock,
+        on_force: Callable[[str, State, float, float], None] | None = None,
+    ) -> None:
+        """`on_force` hears of what an operator does: breaker, state, until, and when (`Clock.now()`)."""
         self._metrics = metrics
         self._clock = clock
+        self._on_force = on_force
         self._stamp = Stamp()
         self._overrides: dict[str, _Override] = {}
 
@@ -108,9 +115,20 @@ class Breakers:
         # A reset is to have been forced closed for no time at all: it starts afresh.
         cells.breaker.force(state, until, now)
         cells.look()
+        if self._on_force is not None:
+            self._on_force(asked.breaker, state, until, now)
         self._overrides.pop(asked.breaker, None)
         if asked.action != "reset":
             self._overrides[asked.breaker] = _Override(cells.breaker.last, state, until, asked.reason, client)
+
+    def forced(self) -> dict[str, tuple[State, float]]:
+        """What operators have forced still: the state, and until when."""
+        now = self._clock.now()
+        return {
+            name: (it.state, it.until)
+            for name, it in self._overrides.items()
+            if name in self._metrics.breakers and now < it.until
+        }
 
     def _told(self, name: str, cells: BreakerCells) -> dict[str, object]:
         breaker, now = cells.breaker, self._clock.now()
@@ -128,7 +146,7 @@ class Breakers:
             told["retry_after_seconds"] = round(wait, 3)
         override = self._overrides.get(name)
         if override is not None:
-            if override.transition is last and now < override.until:
+            if _still(override.transition, last) and now < override.until:
                 told["forced"] = {
                     "state": override.state.value,
                     "reason": override.reason,
@@ -138,6 +156,13 @@ class Breakers:
             else:
                 del self._overrides[name]
         return told
+
+
+def _still(forced: Transition | None, last: Transition | None) -> bool:
+    """Whether nothing has followed on being forced. What other processes tell may be a second old."""
+    if forced is None or last is None or last.at < forced.at:
+        return True
+    return (last.at, last.target, last.reason) == (forced.at, forced.target, forced.reason)
 
 
 class BreakerPages:

@@ -114,6 +114,7 @@ class MetricsPages:
         if not self._enabled:
             detail = "metrics are turned off, by metrics.enabled: false or the variable PROMETHEUS_ENABLED"
             return problem_page(404, "Not Found", detail)
+        await self._collector.refresh()
         # Counts are read on the event loop, which changes them; thousands of lines are written beside it.
         exposition = await self._collector.gather(accept)
         return Page(200, exposition.content_type, await asyncio.to_thread(exposition.write))

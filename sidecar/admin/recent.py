@@ -75,6 +75,10 @@ class Recent:
                 self.count += 1
                 self._plain.append(_Kept(self.count, record, epoch))
 
+    def records_since(self, number: int) -> list[tuple[Record, float]]:
+        """Those kept after `number`, with what makes Unix time of their times: for another process."""
+        return [(kept.record, kept.epoch) for kept in (*self._odd, *self._plain) if kept.number > number]
+
     def since(self, number: int) -> bytes:
         """Those kept after `number`, as a JSON array of access log lines, the oldest first."""
         new = [kept for kept in (*self._odd, *self._plain) if kept.number > number]

@@ -15,6 +15,7 @@ from sidecar.config.shown import value_of
 
 _AT_START: Final = (
     "listen",
+    "workers",
     "expose",
     "ca",
     "metrics",

@@ -41,6 +41,7 @@ from sidecar.config.policy import (
 from sidecar.config.respond_policy import Respond
 from sidecar.config.tracing_settings import Sentry, Tracing
 from sidecar.config.units import Count, Delay, Duration, PositiveShare, Size, wrong
+from sidecar.config.workers import Workers
 from sidecar.stores.redis_url import parse as parse_redis_url
 
 __all__ = [
@@ -362,6 +363,13 @@ class Settings(Model):
     egress: Egress = section(Egress, "What the app may call.")
     dns: Dns = section(Dns, "By whom the names of hosts that the app calls are resolved.")
     ca: CaFiles = section(CaFiles, "The local certificate authority.")
+    workers: Workers = setting(
+        1,
+        "Processes that serve on the same ports, each with an event loop of its own; `auto`: one for each "
+        "CPU that the sidecar may use.",
+        2,
+        "auto",
+    )
     features: Features = section(Features, "What is switched on.")
     history: History = section(History, "Generations of the configuration that are kept.")
     rollout: Rollout | None = setting(

@@ -7,6 +7,7 @@ Every transition happens in `_enter`:
     half-open ──▶ open     a probe fails, or too many probes are slow; open for twice as long
     half-open ──▶ closed   enough probes succeed
     any ──▶ any            `force`
+    any ──▶ open, closed   `told`: another process has found it out
 
 A permit belongs to the generation (the stay in one state) that gave it: what ends after a transition
 says nothing of the state that is now, and is ignored. `now` and durations are monotonic seconds.
@@ -46,6 +47,8 @@ class Reason(Enum):
     PROBES_SLOW = "probes_slow"
     PROBES_SUCCEEDED = "probes_succeeded"
     FORCED = "forced"
+    TOLD = "told"
+    """By another process of the same sidecar."""
 
 
 class Transition(NamedTuple):
@@ -229,6 +232,29 @@ class Breaker:
         self._until = math.inf if until is None else until
         if state is _CLOSED:
             self._free = None
+
+    @property
+    def open_for(self) -> float:
+        """Seconds that it is, or was last, open; 0 after it closed."""
+        return self._open_time
+
+    def told(self, state: State, until: float, open_for: float, now: float) -> bool:
+        """Takes in what another process found of the same upstream; whether it changed anything.
+
+        OPEN: until `until` (monotonic seconds), for `open_for` in all, so that the next open time follows
+        on it. CLOSED: its probes succeeded. What an operator has forced is not touched.
+        """
+        last = self.last
+        forced = last is not None and last.reason is Reason.FORCED and now < self._until
+        if forced or state is _HALF_OPEN or state is self._state:
+            return False
+        if state is _OPEN and until <= now:
+            return False
+        self._enter(state, now, Reason.TOLD)
+        if state is _OPEN:
+            self._open_time = open_for
+            self._until = until
+        return True
 
     def _consider(self, now: float) -> Permit | None:
         if self._state is _CLOSED:

@@ -61,6 +61,15 @@ class Buckets:
         arrivals.move_to_end(client)
         return ahead
 
+    def charge(self, client: str | bytes, count: int, now: float) -> None:
+        """Takes in that `count` requests were let through elsewhere, as if they had come here."""
+        arrivals = self._arrivals
+        arrival = arrivals.get(client)
+        if arrival is None:
+            self._make_room(now)
+        arrivals[client] = max(arrival or now, now) + count * self.interval
+        arrivals.move_to_end(client)
+
     def _make_room(self, now: float) -> None:
         """Forgets up to two that have not come for longest: more leave than come, while they may."""
         arrivals = self._arrivals

@@ -37,6 +37,20 @@ class Hold:
         self.probe = -1
         return True
 
+    @property
+    def until(self) -> float | None:
+        """When one may probe (monotonic seconds); None: nothing is held."""
+        return self._until if self.active else None
+
+    def told(self, until: float | None) -> None:
+        """Another process has found out that the quota is used up, until then; None: that it is back."""
+        if until is None:
+            self.end()
+        elif self._seconds is not None:
+            self._until = until
+            self.active = True
+            self.probe = -1
+
     def end(self) -> None:
         self.active = False
         self.probe = -1

@@ -113,10 +113,9 @@ class Listener:
         """
         loop = asyncio.get_running_loop()
         if inherited:
-            real = address
             for sock in inherited:
-                real = await self.take_over(address, sock)
-            return real
+                self._servers.append(await self.accept_from(address, sock))
+            return address if address.unix else Address(address.host, inherited[0].getsockname()[1])
         if address.unix is not None:
             self._servers.append(await loop.create_unix_server(self.protocol, address.unix))
             return address
@@ -126,14 +125,15 @@ class Listener:
         self._servers.append(server)
         return Address(address.host, server.sockets[0].getsockname()[1])
 
-    async def take_over(self, address: Address, sock: socket.socket) -> Address:
-        """Accepts from a socket that listens already, and that others may accept from as well."""
+    async def accept_from(self, address: Address, sock: socket.socket) -> asyncio.Server:
+        """Accepts from a socket that listens already, and that others may accept from as well.
+
+        The socket is closed with the server; what waits on it then is for those others.
+        """
         loop = asyncio.get_running_loop()
         if address.unix is not None:
-            self._servers.append(await loop.create_unix_server(self.protocol, sock=sock))
-            return address
-        self._servers.append(await loop.create_server(self.protocol, sock=sock, backlog=BACKLOG))
-        return Address(address.host, sock.getsockname()[1])
+            return await loop.create_unix_server(self.protocol, sock=sock)
+        return await loop.create_server(self.protocol, sock=sock, backlog=BACKLOG)
 
     def protocol(self) -> asyncio.Protocol:
         """What serves a new connection."""
@@ -148,24 +148,38 @@ class Listener:
         for server in self._servers:
             server.close()
 
-    async def drain(self, seconds: float | None = None) -> int:
+    async def drain(self, seconds: float | None = None, linger: float = 0.0) -> int:
         """Lets what is in flight finish, at most `seconds`, or else `limits.drain`.
 
-        Returns how many connections were cut off.
+        An idle connection ends at once, or has `linger` seconds of these for one more request: its client
+        may have sent it already. Returns how many connections were cut off.
         """
-        self.draining = True
+        patience = self.limits.drain if seconds is None else seconds
+        until = self.clock.now() + patience
         self.stop_accepting()
+        if linger:
+            # What was accepted just now is made known in the next turn of the loop, and is no newcomer.
+            await self.clock.sleep(0)
+            await self.clock.sleep(0)
+        self.draining = True
+        if linger:
+            await self._empty_by(min(self.clock.now() + linger, until))
         for connection in tuple(self._connections):
             connection.shut_down()
-        if self._connections:
-            patience = self.limits.drain if seconds is None else seconds
-            timer = self.clock.arm(self.clock.now() + patience, self._emptied.set)
-            await self._emptied.wait()
-            timer.cancel()
+        await self._empty_by(until)
         cut = len(self._connections)
         for connection in tuple(self._connections):
             connection.abort()
         return cut
+
+    async def _empty_by(self, until: float) -> None:
+        """Waits until no connection is left, or the time is up."""
+        if self._connections:
+            up = asyncio.Event()
+            self._emptied = up
+            timer = self.clock.arm(until, up.set)
+            await up.wait()
+            timer.cancel()
 
     def sweep(self, now: float) -> None:
         """Called about once a second: ends connections whose client is too slow."""

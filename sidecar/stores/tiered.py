@@ -58,6 +58,8 @@ class Tiered:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reading: dict[bytes, asyncio.Task[Record | None]] = {}
         self._spaces: dict[str, Space] = {}
+        self.on_purge: Callable[[Purged, Sequence[bytes]], None] | None = None
+        """Hears of each purge that was asked for here: for the memories of other workers."""
         if shared is not None:
             shared.on_purge(self._heard, self._gap)
 
@@ -153,6 +155,8 @@ class Tiered:
         """As `delete`, without waiting for the shared store; what it does not confirm is tried again."""
         self._purge_memory(Purged.KEY, keys)
         self._log.note(Purged.KEY, keys)
+        if self.on_purge is not None:
+            self.on_purge(Purged.KEY, keys)
         if self.shared is not None:
             self._spawn(self.shared.delete(*keys))
 
@@ -258,6 +262,8 @@ class Tiered:
         shared = self.shared
         if shared is None:
             self._log.note(kind, values)
+            if self.on_purge is not None:
+                self.on_purge(kind, values)
             return gone
         if kind is Purged.KEY:
             there = await shared.delete(*values)
@@ -268,7 +274,15 @@ class Tiered:
         # What was read from the shared store before it was gone there.
         self._purge_memory(kind, values)
         self._log.note(kind, values)
+        if self.on_purge is not None:
+            # Not before: from the shared store they would have it again.
+            self.on_purge(kind, values)
         return max(gone, there)
+
+    def hear(self, kind: Purged, values: Sequence[bytes]) -> None:
+        """Another worker has purged: memory follows, and what is being fetched now is not kept."""
+        self._purge_memory(kind, values)
+        self._log.note(kind, values)
 
     def _purge_memory(self, kind: Purged, values: Sequence[bytes]) -> int:
         memory = self.memory

@@ -99,11 +99,32 @@ class Collector:
         exposition = Exposition(list(self.collect()), accept)
         return exposition.write(), exposition.content_type
 
+    async def refresh(self) -> None:
+        """Awaited before a scrape: where figures come from other processes too, they are fetched."""
+
     def collect(self, families: Families | None = None) -> Iterator[Metric]:
         """Every family, made by `families` if they are given."""
         make = families if families is not None else self._families
+        yield from self._of_cells(make)
+        yield from self._own(make)
+        yield self._what_runs(make)
+        for source in self._sources:
+            yield from source(make)
+
+    def rest(self) -> Iterator[Metric]:
+        """What comes from no cell: the process, the log, and what was added."""
+        yield from self._own(self._families)
+        for source in self._sources:
+            yield from source(self._families)
+
+    def _of_cells(self, make: Families) -> Iterator[Metric]:
         for of_cells in _OF_CELLS:
             yield from of_cells(make, self._metrics)
+
+    def _what_runs(self, make: Families) -> Metric:
+        return make.info("build", "What is running.", self._build)
+
+    def _own(self, make: Families) -> Iterator[Metric]:
         yield from process_families(make, self._system)
         yield make.counter(
             "access_log_lines_dropped",
@@ -117,6 +138,3 @@ class Collector:
             (),
             [((), self._access_log.left_out)],
         )
-        yield make.info("build", "What is running.", self._build)
-        for source in self._sources:
-            yield from source(make)

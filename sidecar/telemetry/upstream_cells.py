@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Final
 
-from sidecar.decisions.breaker import Breaker, Transition
+from sidecar.decisions.breaker import Breaker, Reason, Transition
 from sidecar.decisions.buckets import STANDARD
 from sidecar.decisions.verdict import Verdict
 from sidecar.telemetry.histogram import Histogram
@@ -101,13 +101,16 @@ class DnsCells:
 class BreakerCells:
     """How often a breaker entered each state, counted from outside: the breaker itself knows no metrics."""
 
-    __slots__ = ("_seen", "breaker", "entered", "mode")
+    __slots__ = ("_seen", "breaker", "entered", "mode", "tell")
 
     def __init__(self, breaker: Breaker, mode: str = "enforce") -> None:
         self.breaker = breaker
         self.mode = mode
         """`shadow`: it refuses nothing."""
         self.entered = {"closed": 0, "half_open": 0, "open": 0}
+        """What other processes of the same sidecar found, and told this one, is counted there."""
+        self.tell: Callable[[Breaker, Transition], None] | None = None
+        """Hears of what was found here."""
         self._seen = 0
 
     def look(self) -> Transition | None:
@@ -120,8 +123,10 @@ class BreakerCells:
             return None
         self._seen = breaker.transitions
         last = breaker.last
-        if last is not None:
+        if last is not None and last.reason is not Reason.TOLD:
             self.entered[last.target.value] += 1
+            if self.tell is not None:
+                self.tell(breaker, last)
         return last
 
     def watch(self, breaker: Breaker, mode: str) -> None:
