@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.config.load import USUAL, Loaded, Source
+from sidecar.config.problems import ConfigError
 
 FINE, FAILED, WRONG = 0, 1, 2
 
@@ -64,10 +65,28 @@ def _wrong(text: str) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> int:
-    from sidecar.history import History, HistoryError, difference, directory_of, restore, texts
+    from sidecar.history import (
+        History,
+        HistoryError,
+        difference,
+        directory_of,
+        directory_of_invalid,
+        restore,
+        texts,
+        texts_there,
+    )
 
-    loaded = _loaded(arguments)
-    directory = directory_of(loaded)
+    place = source(arguments)
+    folder = Path() if place.path is None else place.path.parent
+    loaded: Loaded | None = None
+    try:
+        loaded = _loaded(arguments)
+        directory = directory_of(loaded)
+    except ConfigError as error:
+        # Then what was kept is wanted most.
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        directory = directory_of_invalid(place.path)
     if directory is None:
         print("sidecar: no generations are kept (history.dir is off, or there is no file)", file=sys.stderr)
         return FAILED
@@ -83,13 +102,17 @@ def _config(arguments: argparse.Namespace) -> int:
             if len(ids) not in (1, 2):
                 return _wrong("diff takes one ID or two (sidecar config history lists them)")
             before = history.get(ids[0])
-            after = history.get(ids[1]).files if len(ids) == 2 else texts(loaded)[0]
+            if len(ids) == 2:
+                after = history.get(ids[1]).files
+            else:
+                after = texts(loaded)[0] if loaded is not None else texts_there(before, folder)
             for line in difference(before.files, after, (ids[0], ids[1] if len(ids) == 2 else "now")):
                 print(line)
         else:
             if len(ids) != 1:
                 return _wrong("restore takes one ID (sidecar config history lists them)")
-            for line in restore(history.get(ids[0]), source(arguments), loaded) or ["it is in place already"]:
+            done = restore(history.get(ids[0]), place, loaded, folder)
+            for line in done or ["it is in place already"]:
                 print(line)
     except (HistoryError, OSError) as error:
         print(f"sidecar: {error}", file=sys.stderr)

@@ -7,10 +7,12 @@ such a generation can be looked at, and not restored.
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -52,6 +54,16 @@ def directory_of(loaded: Loaded) -> Path | None:
     """Where generations are kept; None: nowhere."""
     setting = loaded.config.history.dir
     return loaded.directory / setting if setting is not None and loaded.main else None
+
+
+def directory_of_invalid(main: Path | None) -> Path | None:
+    """The same where the files are not valid: by what can be read of sidecar.yaml."""
+    if main is None:
+        return None
+    setting: object = Config().history.dir
+    with suppress(OSError, ValueError, yaml.YAMLError, LookupError, TypeError):
+        setting = yaml.safe_load(main.read_text("utf-8"))["history"]["dir"]
+    return main.parent / setting if isinstance(setting, str) and setting != "off" else None
 
 
 class History:
@@ -189,9 +201,10 @@ def difference(before: Mapping[str, str], after: Mapping[str, str], names: tuple
         yield from lines
 
 
-def restore(kept: Kept, source: Source, present: Loaded) -> list[str]:
-    """Writes a generation's files back, checks them, and undoes it where they are wrong.
+def restore(kept: Kept, source: Source, present: Loaded | None, directory: Path) -> list[str]:
+    """Writes a generation's files back into `directory`, checks them, and undoes it where they are wrong.
 
+    `present` is what the files say now; None: they are not valid, and what is written over is set aside.
     Returns what was done. Policy files that it did not have are set aside. Raises HistoryError.
     """
     if kept.left_out:
@@ -199,29 +212,36 @@ def restore(kept: Kept, source: Source, present: Loaded) -> list[str]:
             f"{kept.id} held secrets in its files, which are not kept: {', '.join(kept.left_out)} "
             "(write them as ${file:…} or ${NAME}; `sidecar config diff` shows its other changes)"
         )
-    directory = present.directory
-    now, hidden = texts(present)
-    if hidden:
-        raise HistoryError(
-            f"the files now hold secrets themselves, which would be lost: {', '.join(hidden)} "
-            "(write them as ${file:…} or ${NAME} first)"
-        )
+    now: dict[str, str] = {}
+    if present is not None:
+        now, hidden = texts(present)
+        if hidden:
+            raise HistoryError(
+                f"the files now hold secrets themselves, which would be lost: {', '.join(hidden)} "
+                "(write them as ${file:…} or ${NAME} first)"
+            )
+    others = [name for name in now or _policies_there(kept, directory) if name not in kept.files]
     done: list[str] = []
     undo: list[tuple[Path, str | None, Path | None]] = []
+
+    def set_aside(path: Path) -> None:
+        aside = _free(path)
+        undo.append((path, None, aside))
+        path.rename(aside)
+        done.append(f"set {path} aside as {aside.name}")
+
     try:
         for name, text in kept.files.items():
             path = directory / name
-            if now.get(name) == text:
+            if now.get(name) == text or (present is None and _text_of(path) == text):
                 continue
+            if present is None and path.exists():
+                set_aside(path)
             undo.append((path, path.read_text("utf-8") if path.exists() else None, None))
             write(path, text)
             done.append(f"wrote {path}")
-        for name in now:
-            if name not in kept.files:
-                aside = directory / f"{name}{REPLACED}"
-                undo.append((directory / name, None, aside))
-                (directory / name).rename(aside)
-                done.append(f"set {directory / name} aside as {aside.name}")
+        for name in others:
+            set_aside(directory / name)
         source.load()
     except (OSError, ConfigError) as error:
         for path, before, moved in reversed(undo):
@@ -233,6 +253,51 @@ def restore(kept: Kept, source: Source, present: Loaded) -> list[str]:
                 write(path, before)
         raise HistoryError(f"{kept.id} is not valid any more, nothing was changed: {error}") from error
     return done
+
+
+def _policies_there(kept: Kept, directory: Path) -> list[str]:
+    """The files that the generation's `policies` would take in now."""
+    main = yaml.safe_load(next(iter(kept.files.values()), "")) or {}
+    patterns = main.get("policies")
+    found = {
+        os.path.relpath(name, directory)
+        for pattern in (patterns if isinstance(patterns, list) else ())
+        for name in glob.glob(str(directory / str(pattern)), recursive=True)  # noqa: PTH207 - may be absolute
+        if Path(name).is_file()
+    }
+    return sorted(found)
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _free(path: Path) -> Path:
+    """A name for a file that is set aside: what was set aside before stays, too."""
+    aside, number = path.with_name(f"{path.name}{REPLACED}"), 2
+    while aside.exists():
+        aside, number = path.with_name(f"{path.name}{REPLACED}-{number}"), number + 1
+    return aside
+
+
+def texts_there(kept: Kept, directory: Path) -> dict[str, str]:
+    """The generation's files as they are now, right or wrong, without secrets."""
+    found: dict[str, str] = {}
+    for name in kept.files:
+        text = _text_of(directory / name)
+        if text is None:
+            continue
+        try:
+            found[name] = without_secrets(text)[0]
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            at = f" in line {mark.line + 1}" if mark is not None else ""
+            # What may be a secret in it cannot be told.
+            found[name] = f"# not shown: this is not valid YAML{at}\n"
+    return found
 
 
 def write(path: Path, text: str) -> None:

@@ -219,7 +219,13 @@ class Reloading:
             if app.current is not split:
                 return
             before, loaded = split.old.loaded, split.new.loaded
-            compiled = app.compile(loaded, split.new.number)
+            try:
+                compiled = self._compile(loaded, split.new.number)
+            except CannotStart as error:  # a file that it needs is gone since
+                self.cells.rollouts["rolled_back"] += 1
+                self._bad = (f"rolled back: {error}",)
+                self._end(split, "rolled_back", str(error))
+                return
             app.serve(compiled)
             self.cells.candidate = 0
             self.cells.rollouts["promoted"] += 1

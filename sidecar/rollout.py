@@ -5,6 +5,7 @@ Stands in the place of the generation only while it lasts: without a rollout not
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from sidecar.decisions.rollout import Tally, Trial, shares
@@ -52,7 +53,11 @@ class Split:
 
         async def watch(exchange: Exchange) -> Response:
             began = now()
-            response = await handler(exchange)
+            try:
+                response = await handler(exchange)
+            except asyncio.CancelledError:
+                tally.record_left(now() - began)
+                raise
             tally.record(failed=response.status >= FAILED, seconds=now() - began)
             return response
 

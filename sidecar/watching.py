@@ -20,7 +20,7 @@ from sidecar.config.problems import ConfigError
 from sidecar.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from sidecar.clock import Clock
     from sidecar.config.load import Loaded, Source
@@ -49,7 +49,8 @@ class Watching:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._patterns: tuple[str, ...] = ()
         self._inotify: Any = None
-        self._watched: dict[str, Any] = {}
+        self._watched: dict[tuple[int, int], Any] = {}
+        """By device and inode: under the same name another directory may have come."""
 
     def start(self) -> None:
         """Begins to watch; without a file there is nothing to."""
@@ -114,19 +115,19 @@ class Watching:
             | Mask.MODIFY
             | Mask.ONLYDIR
         )
-        wanted = directories(self._reloading.handled, self._reloading.patterns)
-        for name in wanted - self._watched.keys():
-            try:
-                self._watched[name] = self._inotify.add_watch(name, mask)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EMFILE):
-                    raise
-        for name in self._watched.keys() - wanted:
-            watch = self._watched.pop(name)
+        wanted = dict(_identified(directories(self._reloading.handled, self._reloading.patterns)))
+        for key in self._watched.keys() - wanted.keys():
+            watch = self._watched.pop(key)
             try:
                 self._inotify.rm_watch(watch)
             except (OSError, KeyError, ValueError):
                 continue  # the directory is gone, and the watch with it
+        for key in wanted.keys() - self._watched.keys():
+            try:
+                self._watched[key] = self._inotify.add_watch(wanted[key], mask)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EMFILE):
+                    raise
 
     async def _listen(self) -> None:
         async for _ in self._inotify:
@@ -202,6 +203,16 @@ def directories(files: Iterable[str], patterns: Iterable[str]) -> set[str]:
         found.add(str(fixed if fixed.is_dir() else fixed.parent))
         found |= {str(it) for it in Path(fixed).rglob("*") if it.is_dir()} if "**" in pattern else set()
     return {name for name in found if Path(name).is_dir()}
+
+
+def _identified(names: Iterable[str]) -> Iterator[tuple[tuple[int, int], str]]:
+    """Directories by their device and inode, as far as they are there."""
+    for name in names:
+        try:
+            found = Path(name).stat()
+        except OSError:
+            continue
+        yield (found.st_dev, found.st_ino), name
 
 
 def being_written(files: Iterable[str]) -> bool:

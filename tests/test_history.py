@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.cli import main
 from sidecar.config.load import Loaded, Source
 from sidecar.history import History, HistoryError, difference, restore, texts, without_secrets
 
@@ -81,7 +82,7 @@ def test_one_is_brought_back(source: Source, history: History, tmp_path: Path) -
         "name: more\nroutes: [{name: more, match: {path: /more}}]\n"
     )
     present = changed(source, 2)
-    done = restore(kept, source, present)
+    done = restore(kept, source, present, present.directory)
     assert len(done) == 2
     assert (tmp_path / "sidecar.yaml").read_text() == MAIN % 1
     assert (tmp_path / "policies" / "aa.yaml.replaced").exists()
@@ -95,7 +96,7 @@ def test_one_that_is_not_valid_any_more_changes_nothing(source: Source, history:
     present = changed(source, 2)
     stale = Source(source.path, {})
     with pytest.raises(HistoryError, match="TOKEN is not set"):
-        restore(kept, stale, present)
+        restore(kept, stale, present, present.directory)
     assert source.path is not None
     assert source.path.read_text() == MAIN % 2
 
@@ -110,7 +111,7 @@ def test_a_secret_in_the_file_is_not_kept(source: Source, history: History) -> N
     assert kept.files["sidecar.yaml"] == 'admin: {token: "***"}\n'
     assert kept.left_out == ("sidecar.yaml: admin.token",)
     with pytest.raises(HistoryError, match=r"admin\.token"):
-        restore(kept, source, loaded)
+        restore(kept, source, loaded, loaded.directory)
 
 
 def test_secrets_are_found_wherever_they_may_stand() -> None:
@@ -142,3 +143,44 @@ def test_an_unknown_one_is_said_to_be_unknown(history: History) -> None:
     """With where to look."""
     with pytest.raises(HistoryError, match="sidecar config history"):
         history.get("nothing")
+
+
+@pytest.fixture
+def broken(source: Source, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose one generation is kept, and whose files are wrong now: one cut short, one too many."""
+    loaded = source.load()
+    History(loaded.directory / ".sidecar" / "history").keep(loaded, 1_700_000_000.0, "start")
+    folder = loaded.directory
+    (folder / "policies" / "app.yaml").write_text("name: app\nroutes: [{name: all, # half")
+    (folder / "policies" / "extra.yaml").write_text("nonsense: true\n")
+    monkeypatch.setenv("TOKEN", "t" * 20)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_files_that_are_wrong_are_restored(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """That is when it is wanted most; what was there is set aside, none of it lost."""
+    assert main(["config", "restore", "2023"]) == 0
+    told = capsys.readouterr()
+    assert "policies/app.yaml:3:1: not valid YAML" in told.err
+    assert "set policies/extra.yaml aside as extra.yaml.replaced" in told.out
+    assert main(["check"]) == 0
+    assert (broken / "policies" / "app.yaml.replaced").read_text().endswith("# half")
+    assert (broken / "policies" / "extra.yaml.replaced").read_text() == "nonsense: true\n"
+
+
+def test_what_was_set_aside_before_stays(broken: Path) -> None:
+    """The second time another name is taken."""
+    (broken / "policies" / "app.yaml.replaced").write_text("mine")
+    assert main(["config", "restore", "2023"]) == 0
+    assert (broken / "policies" / "app.yaml.replaced").read_text() == "mine"
+    assert (broken / "policies" / "app.yaml.replaced-2").read_text().endswith("# half")
+
+
+def test_files_that_are_wrong_are_compared(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Listed, too; of what is no YAML nobody can tell what is a secret, so it is not shown."""
+    assert main(["config", "history"]) == 0
+    assert main(["config", "diff", "2023"]) == 0
+    shown = capsys.readouterr().out
+    assert "+# not shown: this is not valid YAML in line" in shown
+    assert "# half" not in shown

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from annotated_types import Len
 
 from sidecar.config.base import Model, required, setting
-from sidecar.config.order import members, order
+from sidecar.config.order import bounded, members, order
 from sidecar.config.units import Duration
 
 Action = Literal["force_open", "force_close", "reset"]
@@ -16,8 +16,6 @@ EXAMPLE: Final = (
     'send for example {"breaker": "google-maps", "action": "force_open", "reason": "their maintenance", '
     '"expires": "10m"}'
 )
-LONGEST: Final = 86400.0
-"""Seconds that a breaker may be overruled at a time: what nobody remembers must end by itself."""
 
 
 class BreakerOrder(Model):
@@ -40,14 +38,12 @@ class BreakerOrder(Model):
 def read_breaker_order(body: bytes) -> BreakerOrder:
     """The order in a JSON body. Raises ValueError with all that is wrong, in words for whoever asked."""
     asked = order(members(body, EXAMPLE), BreakerOrder)
-    if not asked.reason.strip() or not asked.reason.isprintable():
-        raise ValueError(f"reason: say why, in one line of text ({EXAMPLE})")
-    if asked.action == "reset":
-        if asked.expires is not None:
-            raise ValueError("expires: a reset is over at once (leave it out)")
-        return asked
-    if asked.expires is None:
-        raise ValueError('expires: when does it end? (add for example "expires": "10m")')
-    if asked.expires > LONGEST:
-        raise ValueError(f"expires: {LONGEST / 3600:g} hours at most (set it again when it has ended)")
+    at_once = "a reset is over at once" if asked.action == "reset" else ""
+    bounded(
+        asked.reason,
+        asked.expires,
+        at_once=at_once,
+        lasting="set it again when it has ended",
+        example=EXAMPLE,
+    )
     return asked

@@ -32,8 +32,6 @@ _AT_START: Final = (
     "logging.sample",
     "logging.slow",
     "logging.fields",
-    "tracing",
-    "sentry",
 )
 """Sections and keys that count when the process starts."""
 
@@ -83,9 +81,12 @@ def changes(old: Loaded, new: Loaded) -> tuple[Change, ...]:
 
 def at_start(key: str) -> bool:
     """Whether a setting counts only when the process starts."""
-    return any(f"{key}.".startswith(f"{it}.") for it in _AT_START) or (
-        key.startswith("policies.") and ".takeover" in key
-    )
+    if any(f"{key}.".startswith(f"{it}.") for it in _AT_START):
+        return True
+    match key.split("."):
+        case ["policies", _, "takeover", *_]:
+            return True
+    return False
 
 
 def held_back(old: Loaded, new: Loaded) -> Loaded:

@@ -7,14 +7,12 @@ from typing import Annotated, Final, Literal
 from annotated_types import Len
 
 from sidecar.config.base import Model, required, setting
-from sidecar.config.order import members, order
+from sidecar.config.order import bounded, members, order
 from sidecar.config.units import Duration, Switch
 
 EXAMPLE: Final = (
     'send for example {"feature": "cache", "on": false, "reason": "stale answers", "expires": "10m"}'
 )
-LONGEST: Final = 86400.0
-"""Seconds for which a feature may be switched at a time: what is to last belongs into the files."""
 
 
 class FeatureOrder(Model):
@@ -33,14 +31,6 @@ class FeatureOrder(Model):
 def read_feature_order(body: bytes) -> FeatureOrder:
     """The order in a JSON body. Raises ValueError with all that is wrong, in words for whoever asked."""
     asked = order(members(body, EXAMPLE), FeatureOrder)
-    if not asked.reason.strip() or not asked.reason.isprintable():
-        raise ValueError(f"reason: say why, in one line of text ({EXAMPLE})")
-    if asked.on == "configured":
-        if asked.expires is not None:
-            raise ValueError("expires: that is over at once (leave it out)")
-        return asked
-    if asked.expires is None:
-        raise ValueError('expires: when does it end? (add for example "expires": "10m")')
-    if asked.expires > LONGEST:
-        raise ValueError(f"expires: {LONGEST / 3600:g} hours at most (write it into the files)")
+    at_once = "that is over at once" if asked.on == "configured" else ""
+    bounded(asked.reason, asked.expires, at_once=at_once, lasting="write it into the files", example=EXAMPLE)
     return asked

@@ -41,11 +41,13 @@ class Judgement(NamedTuple):
 class Tally:
     """What one generation answered."""
 
-    __slots__ = ("failures", "requests", "times")
+    __slots__ = ("failures", "left", "requests", "times")
 
     def __init__(self) -> None:
         self.requests = 0
         self.failures = 0
+        self.left = 0
+        """Requests whose clients left before there was an answer."""
         self.times: list[float] = []
         """Seconds to the heads of answers, ranked."""
 
@@ -54,6 +56,19 @@ class Tally:
         self.failures += failed
         if len(self.times) < MOST_TIMES:
             insort(self.times, seconds)
+
+    def record_left(self, seconds: float) -> None:
+        """Its client left after that time, without an answer."""
+        self.left += 1
+        self.record(failed=False, seconds=seconds)
+
+    def worse(self, other: Tally) -> float:
+        """Failures, and those who left without an answer as far as more did than beside.
+
+        A generation that answers nothing fails nobody otherwise: whoever waits leaves at some time.
+        """
+        usual = other.left / other.requests if other.requests else 0.0
+        return self.failures + max(self.left - usual * self.requests, 0.0)
 
     @property
     def error_rate(self) -> float:
@@ -64,19 +79,21 @@ class Tally:
         """Seconds; 0 before the first."""
         return self.times[math.ceil(0.95 * len(self.times)) - 1] if self.times else 0.0
 
-    def least_error_rate(self) -> float:
-        """The error rate is hardly lower than this."""
+    def least_rate(self, failures: float) -> float:
+        """The rate of so many failures is hardly lower than this."""
         n = self.requests
         if not n:
             return 0.0
-        share = self.failures / n
+        share = failures / n
         middle = share + Z * Z / (2 * n)
         spread = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
         return max((middle - spread) / (1 + Z * Z / n), 0.0)
 
     def told(self) -> str:
+        left = f", {self.left} clients left unanswered" if self.left else ""
         return (
-            f"{self.failures} of {self.requests} failed ({self.error_rate:.1%}), p95 {self.p95 * 1000:.0f} ms"
+            f"{self.failures} of {self.requests} failed ({self.error_rate:.1%}){left}, "
+            f"p95 {self.p95 * 1000:.0f} ms"
         )
 
 
@@ -104,7 +121,8 @@ class Trial:
         quiet = new.requests < self._minimum
         if over and quiet and now - self._began < MOST_WINDOWS * self._window:
             over = False
-        rate = new.error_rate if over else new.least_error_rate()
+        failures = new.worse(self.old)
+        rate = (failures / new.requests if new.requests else 0.0) if over else new.least_rate(failures)
         beside = f"{new.told()}; the one before: {self.old.told()}"
         if (over or new.requests >= EVIDENCE) and rate > self._error_rate:
             return Judgement("roll_back", f"more than guard.error_rate, {self._error_rate:.1%}: {beside}")

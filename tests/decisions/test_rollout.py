@@ -90,3 +90,31 @@ def test_a_client_sees_one_generation() -> None:
     assert first == {it for it in clients if shares(it, 0.1, 7)}
     assert 400 < len(first) < 600
     assert len(first & {it for it in clients if shares(it, 0.1, 8)}) < 150
+
+
+def test_one_that_answers_nothing_is_rolled_back() -> None:
+    """Its clients leave, at some time; none of them has failed by its status."""
+    one = trial(p95=float("inf"))
+    for _ in range(200):
+        one.old.record(failed=False, seconds=0.01)
+    for _ in range(30):
+        one.new.record_left(5.0)
+    judged = one.judge(5.0)
+    assert judged is not None
+    assert judged.outcome == "roll_back"
+    assert "30 clients left unanswered" in judged.why
+
+
+def test_clients_that_leave_everywhere_are_no_evidence() -> None:
+    """As many leave beside: then it is their way, and not the generation's fault."""
+    one = trial()
+    for tally, count in ((one.old, 900), (one.new, 100)):
+        for number in range(count):
+            if number % 10:
+                tally.record(failed=False, seconds=0.01)
+            else:
+                tally.record_left(0.01)
+    assert one.judge(1.0) is None
+    judged = one.judge(30.0)
+    assert judged is not None
+    assert judged.outcome == "promote"

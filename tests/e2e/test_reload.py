@@ -173,6 +173,31 @@ async def test_a_swap_of_symbolic_links_counts_once(tmp_path: Path, app: TinyApp
         await sidecar.end()
 
 
+async def test_a_folder_that_was_replaced_is_watched_on(tmp_path: Path, app: TinyApp) -> None:
+    """Another folder under the same name, as after a checkout: what changes in it counts, too."""
+    home = tmp_path / "home"
+    home.mkdir()
+    folder = home / "policies"
+    for name, attempts in (("policies", 2), ("next", 3)):
+        (home / name).mkdir()
+        write(home / name / "app.yaml", policies(attempts=attempts))
+    sidecar = Sidecar(home, app.port, logging={"format": "json"})
+    sidecar.output = tmp_path / "sidecar.out"  # its writes show in no folder that is watched
+    main = home / "sidecar.yaml"
+    write(main, main.read_text().replace("policies: []", "policies: [policies/*.yaml]"))
+    await sidecar.start()
+    await until_connects(sidecar.admin_port)
+    try:
+        folder.rename(home / "before")
+        (home / "next").rename(folder)
+        await until(lambda: len(said(sidecar, "configuration loaded")) == 1)
+        await asyncio.sleep(1.0)  # so that the change comes after the look that found the folder
+        write(folder / "app.yaml", policies(attempts=4))
+        await until(lambda: len(said(sidecar, "configuration loaded")) == 2)
+    finally:
+        await sidecar.end()
+
+
 async def test_a_replaced_secret_file_is_picked_up(tmp_path: Path, app: TinyApp) -> None:
     """A token that was rotated counts at once, and neither of the two is shown."""
     secret = tmp_path / "token"
