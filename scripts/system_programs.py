@@ -20,6 +20,7 @@ class Program(NamedTuple):
 PROGRAMS = (
     Program("chromium", "chromium", "looks at the dashboard in tests/e2e"),
     Program("curl", "curl", "a real client in tests/e2e"),
+    Program("docker-compose", "docker-compose", "reads the file in deploy/"),
     Program("mount", "mount", "makes the full disk of tests/e2e; needs root, else that test is skipped"),
     Program("node", "nodejs", "its fetch is a real client in tests/e2e; runs the suite in tests/conformance"),
     Program("npm", "npm", "installs the suite in tests/conformance"),

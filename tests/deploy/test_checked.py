@@ -48,6 +48,25 @@ def test_compose_is_valid() -> None:
     }
 
 
+def test_compose_reads_it(tmp_path: Path) -> None:
+    """Compose itself: extensions merged, variables filled in, each service with what it mounts."""
+    text = (DEPLOY / "docker-compose.production.yml").read_text()
+    # Debian's Compose is of the first generation, which takes the project's name by an option alone.
+    (tmp_path / "docker-compose.yml").write_text(re.sub(r"^name: .*$", "", text, flags=re.MULTILINE))
+    given = {**os.environ, **dict.fromkeys(re.findall(r"\$\{(\w+):\?", text), "given")}
+    ran = subprocess.run(
+        ["docker-compose", "-p", "nextvision", "-f", str(tmp_path / "docker-compose.yml"), "config"],
+        env=given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    services = yaml.safe_load(ran.stdout)["services"]
+    assert services["sidecar"]["environment"]["SIDECAR_ADMIN_TOKEN"] == "given"
+    assert services["app"]["security_opt"] == ["no-new-privileges:true"]
+
+
 @pytest.mark.parametrize("name", ["deployment", "service", "networkpolicy", "poddisruptionbudget"])
 def test_kubernetes_manifests_are_valid(name: str) -> None:
     """Against the schemas of Kubernetes, with no property that it does not know."""
