@@ -69,6 +69,12 @@ async def _broken_process(fault: Break, stand: Stand) -> AsyncIterator[None]:
     elif fault.redis is not None:
         async with _broken_redis(fault, stand):
             yield
+    elif fault.sidecar is not None:
+        restart = asyncio.create_task(stand.restart_sidecar())
+        try:
+            yield
+        finally:
+            await restart
     elif fault.app == "killed":
         await stand.kill_app()
         try:

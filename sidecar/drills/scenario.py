@@ -184,6 +184,11 @@ class Break(Model):
         None, "The name server that the sidecar finds the providers by: what it answers.", "silent"
     )
     certificate: Invalid | None = setting(None, "The certificate that the providers show.", "expired")
+    sidecar: Literal["restarted"] | None = setting(
+        None,
+        "The sidecar is restarted: worker by worker, or stopped and started where it has none.",
+        "restarted",
+    )
     slow_clients: Count | None = setting(
         None, "So many connections each send a byte of a request's head a second.", 200
     )
@@ -228,7 +233,7 @@ class Break(Model):
         return f"{kind.replace('_', ' ')} {getattr(self, kind)}"
 
 
-KINDS = ("inject", "app", "providers", "redis", "dns", "certificate", "slow_clients")
+KINDS = ("inject", "app", "providers", "redis", "dns", "certificate", "sidecar", "slow_clients")
 
 
 class Leaks(Model):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import aiohttp
 import psutil
@@ -31,6 +33,9 @@ from sidecar.drills.figures import Held, Metrics, held, idle_upstreams
 from sidecar.drills.names import NAME, Certificates, NameServer
 from sidecar.drills.reading import Found
 from sidecar.drills.redis_server import Redis
+
+RESTART_SECONDS: Final = 90.0
+"""Seconds in which all workers have to be replaced."""
 
 
 class Guard:
@@ -298,6 +303,41 @@ class Stand(Target):
     async def start_app(self) -> None:
         await self._start(self.app)
 
+    async def restart_sidecar(self) -> None:
+        """One worker after the other; where it has no workers, stopped and started. Raises StandError."""
+        assert self.http is not None
+        before = await self._workers()
+        if not before:
+            self._guard.ended(self._sidecar.process)
+            if problem := await self._sidecar.stop(self.clock):
+                raise StandError(problem)
+            await self._start(self._sidecar)
+            return
+        try:
+            async with self.http.post(f"{self.admin_url}/admin/workers", json={"action": "restart"}) as reply:
+                if reply.status != 202:
+                    raise StandError(f"POST /admin/workers: {reply.status}: {(await reply.text())[:300]}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise StandError(f"POST /admin/workers: {error!r}") from error
+        give_up = self.clock.now() + RESTART_SECONDS
+        while self.clock.now() < give_up:
+            now = await self._workers()
+            if len(now) == len(before) and not now & before:
+                return
+            await self.clock.sleep(0.1)
+        raise StandError("not all workers were replaced")
+
+    async def _workers(self) -> set[int]:
+        """Their process ids; empty where there are none."""
+        assert self.http is not None
+        try:
+            async with self.http.get(f"{self.admin_url}/admin/workers") as reply:
+                if reply.status == 404:
+                    return set()
+                return {worker["pid"] for worker in (await reply.json())["workers"]}
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise StandError(f"GET /admin/workers: {error!r}") from error
+
     async def kill_redis(self) -> None:
         if self.redis is not None:
             self._guard.ended(self.redis.process)
@@ -327,20 +367,29 @@ class Stand(Target):
         process = self._sidecar.process
         if process is None or process.returncode is not None:
             return None
-        try:
-            return int(psutil.Process(process.pid).memory_info().rss)
-        except psutil.Error:
-            return None
+        taken = _taken(process.pid)
+        return None if taken is None else taken[0]
 
     async def held(self) -> Held | None:
         metrics = await self.metrics()
         found, process = held(metrics), self._sidecar.process
-        if found is None or process is None:
-            return found
         # The sidecar looks at itself every few seconds only.
-        try:
-            with (now := psutil.Process(process.pid)).oneshot():
-                fds = now.num_fds() - idle_upstreams(metrics)
-                return found._replace(fds=fds, memory=int(now.memory_info().rss))
-        except psutil.Error:
+        taken = None if process is None else _taken(process.pid)
+        if found is None or taken is None:
             return found
+        memory, files = taken
+        return found._replace(fds=files - idle_upstreams(metrics), memory=memory)
+
+
+def _taken(pid: int) -> tuple[int, int] | None:
+    """Resident bytes and open files of a sidecar, with its workers; None where it is no more."""
+    try:
+        first = psutil.Process(pid)
+        memory, files = int(first.memory_info().rss), first.num_fds()
+        for worker in first.children():
+            with contextlib.suppress(psutil.Error):  # one that ends just now
+                memory += int(worker.memory_info().rss)
+                files += worker.num_fds()
+    except psutil.Error:
+        return None
+    return memory, files

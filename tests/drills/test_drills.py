@@ -35,6 +35,7 @@ GUARDS = {
     "openai-slow": (["--without", "circuit_breaker", "--without", "concurrency_limit"], "p50"),
     "redis-outage": (["--set", "cache.memory=4KiB"], "hit_ratio"),
     "retry-storm": (["--without", "circuit_breaker"], "amplification"),
+    "rolling-restart": (["--set", "workers=1"], "availability"),
     "slow-clients": (["--set", "limits.header_timeout=10m"], "availability"),
     "thundering-herd": (["--without", "cache"], "amplification"),
 }
