@@ -107,7 +107,7 @@ def test_its_form_for_ci_takes_less_than_8_minutes() -> None:
         (GOOD + "faults: [{at: 1s, app: killed}]\n", "faults[0].duration: the key is missing"),
         (
             GOOD + "faults: [{duration: 1s}]\n",
-            "it is one of inject, app, providers, redis, dns, certificate, slow",
+            "it is one of inject, app, providers, redis, dns, certificate, sidecar, slow",
         ),
         (GOOD + "faults: [{duration: 1s, redis: slow}]\n", "redis: slow and delay go together"),
         (GOOD + "faults: [{duration: 1s, app: killed, delay: 1s}]\n", "redis: slow and delay go together"),
