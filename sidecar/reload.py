@@ -252,8 +252,8 @@ class Reloading:
                 replace(app.compile(new.loaded, new.number, f"@{new.number}"), since=new.since),
                 current.rule,
                 app.clock,
+                current.trial,
             )
-            anew.trial = current.trial
             app.serve(anew)
         else:
             self._recompile()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from sidecar.decisions.rollout import Tally, Trial, shares
+from sidecar.decisions.rollout import Trial, shares
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock
@@ -22,34 +22,26 @@ FAILED = 500
 """The least status that counts against a generation."""
 
 
-class Split:
-    """Two generations; the same shape as `Compiled`, as far as requests see it."""
+class _Pair:
+    """Two generations, and who sees which.
 
-    def __init__(self, old: Compiled, new: Compiled, rule: Rollout, clock: Clock) -> None:
+    What requests are routed by holds this and not the `Split` itself: two that know each other would stay in
+    memory, with both generations, until the collector finds them.
+    """
+
+    def __init__(self, old: Compiled, new: Compiled, percent: float, trial: Trial, clock: Clock) -> None:
         self.old = old
         self.new = new
-        self.rule = rule
-        guard = rule.guard
-        self.trial = Trial(
-            clock.now(),
-            error_rate=guard.error_rate,
-            p95=guard.p95,
-            window=rule.window,
-            minimum=rule.minimum_requests,
-        )
+        self.trial = trial
+        self._percent = percent
         self._clock = clock
-        self.ingress = _Ingress(self)
-        self.egress: EgressRoutes = _Egress(self)  # type: ignore[assignment]  # what listeners ask of one
-
-    @property
-    def parts(self) -> tuple[Compiled, ...]:
-        return self.old, self.new
 
     def is_new(self, key: str) -> bool:
-        return shares(key, self.rule.percent, self.new.number)
+        return shares(key, self._percent, self.new.number)
 
-    def watched(self, handler: Handler, tally: Tally) -> Handler:
+    def watched(self, handler: Handler, *, new: bool) -> Handler:
         now = self._clock.now
+        tally = self.trial.new if new else self.trial.old
 
         async def watch(exchange: Exchange) -> Response:
             began = now()
@@ -64,19 +56,45 @@ class Split:
         return watch
 
 
+class Split:
+    """Two generations; the same shape as `Compiled`, as far as requests see it."""
+
+    def __init__(
+        self, old: Compiled, new: Compiled, rule: Rollout, clock: Clock, trial: Trial | None = None
+    ) -> None:
+        """`trial` is one that goes on, with generations that were compiled anew."""
+        self.old = old
+        self.new = new
+        self.rule = rule
+        self.trial = trial or Trial(
+            clock.now(),
+            error_rate=rule.guard.error_rate,
+            p95=rule.guard.p95,
+            window=rule.window,
+            minimum=rule.minimum_requests,
+        )
+        pair = _Pair(old, new, rule.percent, self.trial, clock)
+        self.ingress = _Ingress(pair)
+        self.egress: EgressRoutes = _Egress(pair)  # type: ignore[assignment]  # what listeners ask of one
+
+    @property
+    def parts(self) -> tuple[Compiled, ...]:
+        return self.old, self.new
+
+
 class _Ingress:
     """A client sees one generation, as long as its address is the same."""
 
-    def __init__(self, split: Split) -> None:
-        self._split = split
+    def __init__(self, pair: _Pair) -> None:
+        self._pair = pair
         self.memo = None
         """Each request is of a trial: none is answered from memory of others."""
 
     def route(self, exchange: Exchange) -> Handler:
-        split = self._split
-        if split.is_new(exchange.client):
-            return split.watched(split.new.ingress.route(exchange), split.trial.new)
-        return split.watched(split.old.ingress.route(exchange), split.trial.old)
+        pair = self._pair
+        if pair.is_new(exchange.client):
+            return pair.watched(pair.new.ingress.route(exchange), new=True)
+        return pair.watched(pair.old.ingress.route(exchange), new=False)
 
 
 class _Egress:
@@ -85,51 +103,49 @@ class _Egress:
     What is asked before a request is read (which hosts are ours) is told by the generation in force.
     """
 
-    def __init__(self, split: Split) -> None:
-        self._split = split
-        self.owns = split.old.egress.owns
-        self.share = split.old.egress.share
-        self.names = split.old.egress.names
-        self.based_for = split.old.egress.based_for
-        self.refused = split.old.egress.refused
-        self.tunnelled = split.old.egress.tunnelled
+    def __init__(self, pair: _Pair) -> None:
+        self._pair = pair
+        self.owns = pair.old.egress.owns
+        self.share = pair.old.egress.share
+        self.names = pair.old.egress.names
+        self.based_for = pair.old.egress.based_for
+        self.refused = pair.old.egress.refused
+        self.tunnelled = pair.old.egress.tunnelled
 
     @property
     def denies(self) -> bool:
-        return self._split.old.egress.denies
+        return self._pair.old.egress.denies
 
     def _new(self, exchange: Exchange) -> bool:
         request = exchange.request
-        return self._split.is_new(f"{request.host!r}{request.target!r}")
+        return self._pair.is_new(f"{request.host!r}{request.target!r}")
 
     def of_url(self, exchange: Exchange) -> Handler | None:
-        split = self._split
+        pair = self._pair
         new = self._new(exchange)
-        handler = (split.new if new else split.old).egress.of_url(exchange)
-        return (
-            None if handler is None else split.watched(handler, split.trial.new if new else split.trial.old)
-        )
+        handler = (pair.new if new else pair.old).egress.of_url(exchange)
+        return None if handler is None else pair.watched(handler, new=new)
 
     def proxied(self, exchange: Exchange) -> Handler:
-        split = self._split
+        pair = self._pair
         if self._new(exchange):
-            return split.watched(split.new.egress.proxied(exchange), split.trial.new)
-        return split.watched(split.old.egress.proxied(exchange), split.trial.old)
+            return pair.watched(pair.new.egress.proxied(exchange), new=True)
+        return pair.watched(pair.old.egress.proxied(exchange), new=False)
 
     def based(self, exchange: Exchange) -> Handler:
-        split = self._split
-        if split.new.egress.names(exchange.request.path) and self._new(exchange):
-            return split.watched(split.new.egress.based(exchange), split.trial.new)
-        return split.watched(split.old.egress.based(exchange), split.trial.old)
+        pair = self._pair
+        if pair.new.egress.names(exchange.request.path) and self._new(exchange):
+            return pair.watched(pair.new.egress.based(exchange), new=True)
+        return pair.watched(pair.old.egress.based(exchange), new=False)
 
     def intercepted(self, authority: str, exchange: Exchange) -> Handler:
-        split = self._split
-        if split.new.egress.owns(authority) and self._new(exchange):
-            return split.watched(split.new.egress.intercepted(authority, exchange), split.trial.new)
-        return split.watched(split.old.egress.intercepted(authority, exchange), split.trial.old)
+        pair = self._pair
+        if pair.new.egress.owns(authority) and self._new(exchange):
+            return pair.watched(pair.new.egress.intercepted(authority, exchange), new=True)
+        return pair.watched(pair.old.egress.intercepted(authority, exchange), new=False)
 
     def taken_over(self, policy: str, exchange: Exchange) -> Handler:
-        split = self._split
-        if split.new.egress.names(f"/{policy}") and self._new(exchange):
-            return split.watched(split.new.egress.taken_over(policy, exchange), split.trial.new)
-        return split.watched(split.old.egress.taken_over(policy, exchange), split.trial.old)
+        pair = self._pair
+        if pair.new.egress.names(f"/{policy}") and self._new(exchange):
+            return pair.watched(pair.new.egress.taken_over(policy, exchange), new=True)
+        return pair.watched(pair.old.egress.taken_over(policy, exchange), new=False)

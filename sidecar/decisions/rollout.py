@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import zlib
 from bisect import insort
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 Z: Final = 2.576
@@ -95,6 +96,17 @@ class Tally:
             f"{self.failures} of {self.requests} failed ({self.error_rate:.1%}){left}, "
             f"p95 {self.p95 * 1000:.0f} ms"
         )
+
+
+def together(parts: Sequence[Tally]) -> Tally:
+    """What several processes counted of one generation. Of too many times each so-manieth is ranked."""
+    whole = Tally()
+    whole.requests = sum(it.requests for it in parts)
+    whole.failures = sum(it.failures for it in parts)
+    whole.left = sum(it.left for it in parts)
+    times = sorted(time for it in parts for time in it.times)
+    whole.times = times[:: max(math.ceil(len(times) / MOST_TIMES), 1)]
+    return whole
 
 
 class Trial:

@@ -17,7 +17,7 @@ from sidecar.admin.worker_pages import WorkerPages
 from sidecar.app import App
 from sidecar.config.workers import shared_out
 from sidecar.decisions.breaker import State
-from sidecar.decisions.rollout import MOST_TIMES, Tally
+from sidecar.decisions.rollout import together
 from sidecar.egress_plane import addresses_of
 from sidecar.process_setup import version_here
 from sidecar.rollout import Split
@@ -141,8 +141,8 @@ class Lead(App):
         if isinstance(current, Split):
             trials = [it.trial for it in self._reports() if it.trial and it.trial[0] == current.new.number]
             if trials:
-                current.trial.old = _together([old for _, old, _ in trials])
-                current.trial.new = _together([new for _, _, new in trials])
+                current.trial.old = together([old for _, old, _ in trials])
+                current.trial.new = together([new for _, _, new in trials])
 
     def _sum_up(self) -> None:
         parts = [self.metrics, *(it.metrics for it in self._reports())]
@@ -359,11 +359,3 @@ class Lead(App):
                 for sock in mine:
                     sock.close()
         await super().stop()
-
-
-def _together(parts: Sequence[Tally]) -> Tally:
-    whole = Tally()
-    whole.requests = sum(it.requests for it in parts)
-    whole.failures = sum(it.failures for it in parts)
-    whole.times = sorted(time for it in parts for time in it.times)[:MOST_TIMES]
-    return whole

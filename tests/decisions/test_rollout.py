@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from sidecar.decisions.rollout import Trial, shares
+from sidecar.decisions.rollout import MOST_TIMES, Tally, Trial, shares, together
 
 
 def trial(**changes: float) -> Trial:
@@ -118,3 +118,19 @@ def test_clients_that_leave_everywhere_are_no_evidence() -> None:
     judged = one.judge(30.0)
     assert judged is not None
     assert judged.outcome == "promote"
+
+
+def test_the_tallies_of_several_processes_are_one() -> None:
+    """Slow answers count in it as they do in each, however many times there are in all."""
+    parts = []
+    for _ in range(4):
+        tally = Tally()
+        for number in range(MOST_TIMES):
+            tally.record(failed=number % 100 == 0, seconds=2.0 if number % 10 == 0 else 0.01)
+        tally.record_left(0.01)
+        parts.append(tally)
+    whole = together(parts)
+    assert whole.requests == 4 * (MOST_TIMES + 1)
+    assert whole.failures == sum(it.failures for it in parts)
+    assert (whole.left, whole.p95) == (4, 2.0)
+    assert len(whole.times) <= MOST_TIMES
