@@ -175,7 +175,7 @@ async def _go(suite: list[Found], options: Any, given: argparse.Namespace) -> in
     outcomes = await runner.run_all(suite, options, say, finished)
     ready = readiness(
         [(it.status, it.measured) for it in outcomes if not it.drill],
-        [it.status for it in outcomes if it.drill],
+        {it.name: it.status for it in outcomes if it.drill},
         [it.status for it in outcomes],
     )
     if len(suite) > 1:  # one load tells too little

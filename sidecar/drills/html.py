@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +68,9 @@ def _plots(outcome: Outcome, index: int) -> str:
         rates.plot(at, [it["due"] for it in timeline], label="due", color="#8c959f")
         rates.plot(at, [it["fine"] for it in timeline], label="answered as expected", color="#1a7f37")
         for name, colour in (("p50", "#54aeff"), ("p95", "#0969da"), ("p99", "#8250df")):
-            times.plot(at, [max(it[name] * 1000, 0.1) for it in timeline], label=name, color=colour)
+            # A second without an answer has no time, and leaves a gap.
+            took = [it[name] * 1000 or math.nan for it in timeline]
+            times.plot(at, took, label=name, color=colour)
         times.set_yscale("log")
         errors.plot(at, [it["failed"] for it in timeline], label="failed", color="#cf222e")
         errors.plot(at, [it["degraded"] for it in timeline], label="degraded", color="#bf8700")
@@ -81,7 +84,8 @@ def _plots(outcome: Outcome, index: int) -> str:
         )
         for axes, title in zip((rates, times, errors, inside), _TITLES, strict=True):
             _dress(axes, title, outcome)
-        inside.set_ylim(top=max(1.0, inside.get_ylim()[1]))
+        for axes in (errors, inside):
+            axes.set_ylim(top=max(1.0, axes.get_ylim()[1]))
         inside.set_xlabel("seconds")
 
     return plot(draw, f"{outcome.name} over time", height=9, salt=str(index))

@@ -86,8 +86,14 @@ def judged(asserts: Asserts, measured: Measured) -> list[Point]:
             continue
         value = getattr(measured, name)
         held = value is not None and (value >= limit if name in LEAST else value <= limit)
-        points.append(Point(name, limit, value, held, "" if held else MENDS[name]))
+        points.append(Point(name, limit, value, held, _mend(name, value, held=held)))
     return points
+
+
+def _mend(name: str, value: float | None, *, held: bool) -> str:
+    if value is None:
+        return "no figure is no proof: give --admin, or leave the limit out; an aborted run lacks some"
+    return "" if held else MENDS[name]
 
 
 def _leaks(allowed: Leaks, found: Mapping[str, int] | None) -> Iterator[Point]:
@@ -96,7 +102,7 @@ def _leaks(allowed: Leaks, found: Mapping[str, int] | None) -> Iterator[Point]:
         value = None if found is None else found[kind]
         held = value is not None and value <= limit
         name = f"leaked_{kind}"
-        yield Point(name, limit, value, held, "" if held else MENDS[name])
+        yield Point(name, limit, value, held, _mend(name, value, held=held))
 
 
 def recovery(timeline: Sequence[Mapping[str, Any]], mended: float) -> float:
@@ -140,11 +146,11 @@ REQUIRED: Final[Mapping[str, float]] = {
 
 
 def readiness(
-    runs: Sequence[tuple[Status, Measured]], drills: Sequence[Status], tests: Sequence[Status]
+    runs: Sequence[tuple[Status, Measured]], drills: Mapping[str, Status], tests: Sequence[Status]
 ) -> Readiness:
     """20 points each for throughput, p95, memory, success and failover, as far as each is reached.
 
-    `runs` are loads without faults, `drills` those with. What was not measured has no points.
+    `runs` are loads without faults, `drills` those with, by name. What was not measured has no points.
     """
     known = [measured for _, measured in runs]
     requests = sum(it.requests for it in known)
@@ -154,8 +160,9 @@ def readiness(
         "p95": max((it.p95 for it in known if it.p95 is not None), default=None),
         "memory": max((it.memory for it in known if it.memory is not None), default=None),
         "success": fine / requests if requests else None,
-        "failover": sum(it == "passed" for it in drills) / len(drills) if drills else None,
+        "failover": sum(it == "passed" for it in drills.values()) / len(drills) if drills else None,
     }
+    missed = [name for name, status in drills.items() if status != "passed"]
     points, score = [], 0.0
     for name, limit in REQUIRED.items():
         value = values[name]
@@ -164,7 +171,10 @@ def readiness(
         if value is not None:
             reached = min(1.0, value / limit if least else limit / max(value, 1e-9))
         score += 20.0 * reached
-        points.append(Point(name, limit, value, reached >= 1.0, "" if reached >= 1.0 else MENDS[name]))
+        mend = "" if reached >= 1.0 else MENDS[name]
+        if name == "failover" and missed:
+            mend = f"run alone what did not pass, and mend what it says: sidecar drill {', '.join(missed)}"
+        points.append(Point(name, limit, value, reached >= 1.0, mend))
     passed = sum(it == "passed" for it in tests) / len(tests) if tests else 0.0
     return Readiness(round(score, 1), _word(score, _READY), points, _word(100 * passed, _TESTS))
 

@@ -19,7 +19,7 @@ table { border-collapse: collapse; margin: 1rem 0; }
 td, th { padding: .25rem .9rem .25rem 0; text-align: left; }
 td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .passed, .held { color: #1a7f37; } .failed, .aborted, .missed { color: #cf222e; font-weight: 600; }
-svg { width: 100%; height: auto; } pre { background: #f6f8fa; padding: .8rem; overflow-x: auto; }
+svg { width: 100%; height: auto; } pre { background: #f6f8fa; padding: .8rem; white-space: pre-wrap; }
 """
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 

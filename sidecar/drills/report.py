@@ -13,6 +13,8 @@ from sidecar.drills.judging import Point, Readiness
 from sidecar.drills.runner import Outcome
 
 _SHARES: Final = ("availability", "hit_ratio", "degraded", "wrong", "success", "failover")
+_BESIDES: Final = ("p50", "p95", "p99", "amplification", "provider_calls", "hit_ratio", "degraded")
+"""Told also where there is no limit on them."""
 _TIMES: Final = ("p50", "p95", "p99", "recovery")
 
 
@@ -39,12 +41,24 @@ def lines(outcome: Outcome) -> list[str]:
     told += [f"  {_point(point)}" for point in outcome.points]
     causes = ", ".join(f"{count} × {cause}" for cause, count in load["causes"].items())
     told.append(f"  {load['requests']} requests, {load['failed']} failed" + (f": {causes}" if causes else ""))
+    limited = {point.name for point in outcome.points}
+    besides = [
+        f"{name} {shown(name, value)}"
+        for name in _BESIDES
+        if name not in limited and (value := getattr(outcome.measured, name)) is not None
+    ]
+    told.append(f"  besides: {', '.join(besides)}")
     slip = load["slip"]["p99"] * 1000
     if load["kept_up"]:
         told.append(f"  the load kept to its schedule: 99 % of it was sent within {slip:.1f} ms")
     else:
         told.append(
             f"  the load could not keep up: 1 % was sent {slip:.1f} ms late or more; that is in the times"
+        )
+    if (machine := outcome.machine) is not None:
+        shortened = f"; {outcome.share:.0%} of the scenario's time" if outcome.share < 1 else ""
+        told.append(
+            f"  on {machine.cpus} CPUs for all of it; load average before {machine.busy:.1f}{shortened}"
         )
     if outcome.held is not None:
         before, after = outcome.held

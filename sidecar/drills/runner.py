@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -59,6 +60,15 @@ class Sample:
     memory: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where it ran, with all its processes."""
+
+    cpus: int
+    busy: float
+    """Load average of the last minute, before anything was started: what else there is to do."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """All there is to report of a scenario."""
@@ -80,10 +90,14 @@ class Outcome:
     """Something was broken."""
     held: tuple[Held, Held] | None = None
     """By the sidecar, before the load and after it; None: not asked for."""
+    share: float = 1.0
+    """Of the scenario's time that the load took."""
+    machine: Machine | None = None
 
 
 async def run(found: Found, options: Options, say: Say) -> Outcome:
     """Raises StandError, ConfigError."""
+    machine = Machine(os.cpu_count() or 1, os.getloadavg()[0])
     with tempfile.TemporaryDirectory(prefix="sidecar-drill-") as directory:
         target: Target
         if options.target is None:
@@ -94,6 +108,7 @@ async def run(found: Found, options: Options, say: Say) -> Outcome:
         try:
             await target.start()
             outcome = await _Run(found, options, target, say).go()
+            outcome.share, outcome.machine = options.share, machine
             if options.against is not None:
                 say(f"the same load at {options.against}")
                 plan = _plan(found, options.against.rstrip("/"), options)

@@ -238,7 +238,7 @@ async def test_a_fault_ends_though_its_runner_is_dead(tmp_path: Path) -> None:
 
 
 async def test_nothing_of_its_own_outlives_the_runner(tmp_path: Path) -> None:
-    """App, providers and sidecar end when the runner is killed with SIGKILL, and what it had stopped too."""
+    """App, providers and sidecar end when the runner is killed with SIGKILL, and its folder is removed."""
     runner = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sidecar", "drill", "retry-storm"), stdout=asyncio.subprocess.PIPE
     )
@@ -247,11 +247,17 @@ async def test_nothing_of_its_own_outlives_the_runner(tmp_path: Path) -> None:
         pass
     children = psutil.Process(runner.pid).children(recursive=True)
     assert len(children) >= 4
+    [configuration] = {part for it in children for part in it.cmdline() if part.endswith("/sidecar.yaml")}
     runner.send_signal(signal.SIGKILL)
     await runner.wait()
     gone, alive = await asyncio.to_thread(psutil.wait_procs, children, 15)
     assert [it for it in alive if it.status() != psutil.STATUS_ZOMBIE] == []
     assert gone or alive
+    for _ in range(500):
+        if not Path(configuration).parent.exists():
+            break
+        await asyncio.sleep(0.02)
+    assert not Path(configuration).parent.exists()
 
 
 @pytest.mark.skipif(not ALL, reason="DRILLS=1 runs it")

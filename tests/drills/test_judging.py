@@ -83,20 +83,20 @@ FULL = Measured(requests=10, availability=1.0, p95=1.0, throughput=600.0, memory
 @pytest.mark.parametrize(
     ("measured", "drills", "score", "verdict"),
     [
-        (FULL, ["passed"], 100, "PRODUCTION_READY"),
-        (FULL, ["passed", "failed"], 90, "PRODUCTION_READY"),
-        (FULL, ["failed"], 80, "MOSTLY_READY"),
-        (FULL, [], 80, "MOSTLY_READY"),
+        (FULL, {"a": "passed"}, 100, "PRODUCTION_READY"),
+        (FULL, {"a": "passed", "b": "failed"}, 90, "PRODUCTION_READY"),
+        (FULL, {"a": "failed"}, 80, "MOSTLY_READY"),
+        (FULL, {}, 80, "MOSTLY_READY"),
         (
             Measured(requests=10, availability=1.0, p95=4.0, throughput=250.0, memory=1),
-            [],
+            {},
             60,
             "NEEDS_OPTIMIZATION",
         ),
-        (Measured(), [], 0, "NOT_READY"),
+        (Measured(), {}, 0, "NOT_READY"),
     ],
 )
-def test_readiness(measured: Measured, drills: list[Status], score: float, verdict: str) -> None:
+def test_readiness(measured: Measured, drills: dict[str, Status], score: float, verdict: str) -> None:
     """20 points each, as far as each is reached; the guide's words for the sum."""
     ready = readiness([("passed", measured)], drills, ["passed"])
     assert (ready.score, ready.verdict) == (score, verdict)
@@ -109,4 +109,11 @@ def test_readiness(measured: Measured, drills: list[Status], score: float, verdi
 def test_the_word_for_the_tests(passed: int, word: str) -> None:
     """By the share of scenarios that passed."""
     tests: list[Status] = [*["passed"] * passed, *["failed"] * (20 - passed)]  # type: ignore[list-item]
-    assert readiness([], [], tests).tests == word
+    assert readiness([], {}, tests).tests == word
+
+
+def test_the_mend_of_failover_names_the_drills() -> None:
+    """Those that did not pass, and no others."""
+    drills: dict[str, Status] = {"app-outage": "passed", "maps-quota": "failed", "big-bodies": "aborted"}
+    [point] = [it for it in readiness([("passed", FULL)], drills, []).points if it.name == "failover"]
+    assert point.mend.endswith("sidecar drill maps-quota, big-bodies")

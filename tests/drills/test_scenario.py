@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import get_args
@@ -14,7 +15,7 @@ from sidecar.config.problems import ConfigError
 from sidecar.demo.processes import examples
 from sidecar.drill_command import CI_SHARE
 from sidecar.drills import reading
-from sidecar.drills.scenario import GoogleMode, Mode
+from sidecar.drills.scenario import KINDS, Asserts, GoogleMode, Mode
 
 GUIDE = {
     # users, requests, ramp, requests a second, p95: APP.md's table
@@ -198,3 +199,14 @@ def test_one_fault_may_follow_another(tmp_path: Path) -> None:
         "{duration: 2s, providers: {google: {mode: reset}}}]\n"
     )
     assert len(reading.find(str(file)).scenario.faults) == 3
+
+
+def test_the_example_of_the_docs_is_a_scenario(tmp_path: Path) -> None:
+    """With every kind of fault and every limit."""
+    text = (Path(__file__).parents[2] / "docs" / "stress.md").read_text("utf-8")
+    [example] = re.findall(r"```yaml\n(name: .*?)```", text, flags=re.DOTALL)
+    file = tmp_path / "checkout.yaml"
+    file.write_text(example)
+    scenario = reading.find(str(file)).scenario
+    assert {kind for fault in scenario.faults for kind in fault.kinds} == set(KINDS)
+    assert scenario.asserts.model_fields_set >= set(Asserts.model_fields) - {"p50", "p99"}
