@@ -56,7 +56,7 @@ def lines(outcome: Outcome) -> list[str]:
             f"  the load could not keep up: 1 % was sent {slip:.1f} ms late or more; that is in the times"
         )
     if (machine := outcome.machine) is not None:
-        shortened = f"; {outcome.share:.0%} of the scenario's time" if outcome.share < 1 else ""
+        shortened = f"; {100 * outcome.share:g} % of the scenario's time" if outcome.share < 1 else ""
         told.append(
             f"  on {machine.cpus} CPUs for all of it; load average before {machine.busy:.1f}{shortened}"
         )
