@@ -124,7 +124,8 @@ async def test_a_certificate_that_nobody_checks_is_no_guard(tmp_path: Path) -> N
     file = folder / "expired-certificate.yaml"
     file.write_text(file.read_text() + "stand: {policies: [nextvision, google-maps.yaml, openai]}\n")
     code, report = await drill(str(file), tmp_path)
-    assert (code, missed(report)) == (1, ["provider_calls"])
+    assert code == 1
+    assert "provider_calls" in missed(report)
 
 
 async def test_what_is_still_held_afterwards_is_told(tmp_path: Path) -> None:
