@@ -35,7 +35,6 @@ GAUGES: Final[Mapping[str, Any]] = {
     "event_loop_lag_seconds": max,
     "event_loop_lag_max_seconds": max,
     "event_loop_tasks": sum,
-    "event_loop_tasks": sum,
     "gc_longest_pause_seconds": max,
     "redis_connected": min,
     "redis_latency_seconds": max,
