@@ -84,8 +84,8 @@ async def finished(program: Program) -> int:
         raise
 
 
-def need_namespaces(folder: Path) -> None:
-    """Skips where nobody may make a namespace or bind port 443."""
+def no_namespaces(folder: Path) -> str | None:
+    """Why a hosts override for a child alone cannot be had here; None: it can."""
     ca = folder / "probe.pem"
     ca.write_text("")
     arguments = ["--address", "127.66.0.1", "--host", "x.example", "--ca", str(ca), "--probe"]
@@ -96,9 +96,17 @@ def need_namespaces(folder: Path) -> None:
         check=False,
     )
     if probe.returncode != 0:
-        pytest.skip(f"no mount namespaces here: {probe.stderr.strip()}")
+        return f"no mount namespaces here: {probe.stderr.strip()}"
     with socket.socket() as listener:
         try:
             listener.bind(("127.66.0.200", 443))
         except OSError as error:
-            pytest.skip(f"port 443 cannot be bound here: {error}")
+            return f"port 443 cannot be bound here: {error}"
+    return None
+
+
+def need_namespaces(folder: Path) -> None:
+    """Skips where nobody may make a namespace or bind port 443."""
+    reason = no_namespaces(folder)
+    if reason is not None:
+        pytest.skip(reason)
