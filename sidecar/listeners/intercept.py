@@ -104,7 +104,6 @@ class Door:
         self._probe = probe.answers(listener.door)
         self.clock = listener.clock
         self.memo: Memo | None = None
-        self.limits: Limits = listener.limits
         self.loop = listener.loop
         self.always = listener.always
         self.admit = listener.admit
@@ -117,6 +116,10 @@ class Door:
     @property
     def draining(self) -> bool:
         return self._listener.draining
+
+    @property
+    def limits(self) -> Limits:
+        return self._listener.limits  # another with each reload; a door outlives many
 
     def route(self, exchange: Exchange) -> Handler:
         if exchange.request.path.endswith(probe.PATH):

@@ -40,11 +40,12 @@ class Serving(Protocol):
     """What a connection asks of whoever it belongs to: a listener, or a part of one."""
 
     clock: Clock
-    limits: Limits
     loop: asyncio.AbstractEventLoop
     memo: Memo | None
     """What is known of requests that were answered before."""
 
+    @property
+    def limits(self) -> Limits: ...
     @property
     def draining(self) -> bool: ...
     @property

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
 _PIECE: Final = 64 * 1024
-"""Bytes asked for at once: OpenSSL gives one record, of 16 KiB at most, per read."""
-_RECORD: Final = 1 << 14
+"""Bytes that go through OpenSSL at a time: its buffers grow to the most there ever was in them, and keep that
+for as long as the connection lives. It gives one record, of 16 KiB at most, per read.
+"""
 MEND: Final = "`sidecar ca` says what to set"
 
 
@@ -68,6 +69,15 @@ class TlsTransport(asyncio.Protocol):
     # -- the raw connection's protocol -------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if len(data) > _PIECE and self._above is not None:
+            rest = memoryview(data)
+            while rest and not self._is_paused:
+                self._incoming.write(rest[:_PIECE])
+                rest = rest[_PIECE:]
+                self._read()
+            if rest:
+                self._incoming.write(rest)
+            return
         self._incoming.write(data)
         if self._above is None:
             self._shake_hands()
@@ -183,13 +193,14 @@ class TlsTransport(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self._said_goodbye or not data:
             return
-        if len(data) <= _RECORD:
+        if len(data) <= _PIECE:
             self._tls.write(data)
-        else:
-            view = memoryview(data)
-            while view:
-                view = view[self._tls.write(view) :]
-        self._raw.write(self._outgoing.read())
+            self._raw.write(self._outgoing.read())
+            return
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._tls.write(rest[:_PIECE]) :]
+            self._raw.write(self._outgoing.read())
 
     def writelines(self, pieces: Iterable[bytes]) -> None:
         self.write(b"".join(pieces))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,22 @@ async def test_a_hello_that_comes_early(tmp_path: Path, cut: int) -> None:
         await tls.shake_hands()
         await client.send(tls.encrypted(get()))
         assert (await tls.until(b"\r\n\r\nok")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_limits_of_a_reload(tmp_path: Path, door: str) -> None:
+    """They count inside of TLS too, for hosts that were called before, on connections that are there."""
+    async with Origin(OK) as origin, Egress(tmp_path, url(origin)) as egress:
+        client = await opened(egress, door)
+        await client.writer.start_tls(egress.trusting(), server_hostname=HOST)
+        assert (await client.ask(get(HOST))).status == 200
+        for listener in egress.plane.listeners:
+            listener.limits = replace(listener.limits, idle=5.0)
+        egress.plane.sweep(egress.clock.now() + 4)
+        assert egress.plane.connections == 1
+        egress.plane.sweep(egress.clock.now() + 6)
+        assert await client.reader.read() == b""
+        await eventually(lambda: not egress.plane.connections)
 
 
 async def test_byte_by_byte(tmp_path: Path) -> None:
