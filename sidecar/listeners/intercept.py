@@ -178,17 +178,20 @@ class Opening(asyncio.Protocol):
             self._decide(self.transport, found.name)
 
     def eof_received(self) -> bool:
-        if not self._done:
-            self._fail("the client left before it began TLS")
+        self._left()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self._listener.forget(self)
-        if not self._done:
-            self._done = True
-            if self._data or self._asked is not None:  # else: a port that somebody looked at
-                self._listener.failed(self.peer, self._host, "the client left before it began TLS")
+        self._left()
+
+    def _left(self) -> None:
+        if self._done:
+            return
+        self._done = True
+        if self._data or self._asked is not None:  # else: a port that somebody looked at
+            self._listener.failed(self.peer, self._host, "the client left before it began TLS")
 
     @property
     def _host(self) -> str:

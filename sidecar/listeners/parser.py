@@ -421,7 +421,7 @@ class RequestParser:
             self._refuse(MethodRefused("CONNECT is for a forward proxy; this is a reverse proxy"))
         if self._chunked or self._length:
             self._refuse(BadRequest("CONNECT has no body"))  # what follows is the tunnel (RFC 9110, 9.3.6)
-        self._host = self._checked_host(self._target)
+        self._host = self._checked_host(self._target, "the target of CONNECT is not host:port")
         self._upgrade = True
 
     def _checked_target(self, method: str) -> bytes:
@@ -442,17 +442,17 @@ class RequestParser:
             path = b"?" + query
         if not authority or b"@" in authority:
             self._refuse(BadRequest("the request target names no host, or a user"))
-        self._host = self._checked_host(authority)
+        self._host = self._checked_host(authority, "the request target names what is not a host")
         if self._proxy:
             self._absolute = scheme.lower().decode()
         if method == "OPTIONS" and not slash and not path:  # RFC 9112, 3.2.4
             return b"*"
         return b"/" + path.partition(b"#")[0]
 
-    def _checked_host(self, value: bytes) -> bytes:
+    def _checked_host(self, value: bytes, otherwise: str = "Host is not a host") -> bytes:
         if value != self._good_host:
             if _AUTHORITY.fullmatch(value) is None:
-                self._refuse(BadRequest("Host is not a host"))
+                self._refuse(BadRequest(otherwise))
             self._good_host = value
         return value
 

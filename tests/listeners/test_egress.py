@@ -265,6 +265,8 @@ async def test_several_hosts_have_no_base_url(tmp_path: Path) -> None:
         (b"CONNECT localhost:99999 HTTP/1.1\r\n", 400, "99999 is no port: write a number of 1 to 65535"),
         (b"CONNECT localhost:0 HTTP/1.0\r\n", 400, "0 is no port: write a number of 1 to 65535"),
         (b"CONNECT :443 HTTP/1.1\r\n", 400, "the request names no host"),
+        (b"CONNECT localhost:http HTTP/1.1\r\n", 400, "the target of CONNECT is not host:port"),
+        (b"CONNECT u:p@localhost:1 HTTP/1.1\r\n", 400, "the target of CONNECT is not host:port"),
         (b"CONNECT localhost:1 HTTP/1.1\r\n", 502, "Connection refused"),
         (b"CONNECT nowhere.example:443 HTTP/1.1\r\n", 502, "no such name: nowhere.example"),
         (b"CONNECT localhost:1 HTTP/1.1\r\nContent-Length: 5\r\n", 400, "CONNECT has no body"),

@@ -336,6 +336,24 @@ async def test_a_client_that_leaves(tmp_path: Path, sent: bytes | str, how: str)
             await eventually(lambda: not egress.plane.connections, f"{how} after {sent!r}")
 
 
+@pytest.mark.parametrize("how", ["close", "reset", "half_close"])
+async def test_a_port_that_somebody_looks_at(tmp_path: Path, how: str) -> None:
+    """Who connects, as health checks do, and leaves without a byte is no failure, and not in the log; after
+    a CONNECT it is.
+    """
+    async with Egress(tmp_path) as egress:
+        for door in DOORS:
+            client = await opened(egress, door)
+            await asyncio.sleep(0.01)
+            getattr(client, how)()
+            await eventually(lambda: not egress.plane.connections, how)
+        assert [(line["listener"], line["reason"]) for line in egress.log] == [
+            ("egress", "the client left before it began TLS")
+        ]
+        failures = {name: cells.tls_failures for name, cells in egress.metrics.listeners.items()}
+        assert failures == {"egress": 1, "intercept": 0}
+
+
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01", "hello"])
 async def test_a_slow_handshake(tmp_path: Path, sent: bytes | str) -> None:
     """A handshake has as long as a request's head; then the connection is ended."""
