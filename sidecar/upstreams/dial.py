@@ -217,14 +217,17 @@ def _meets_itself(connection: Abortable) -> bool:
 
 
 def _is_at(target: Address, own: Address) -> bool:
-    """Whether a connection to `target` comes in at our listener `own`."""
-    if own.unix is not None or target.port != own.port:
+    """Whether a connection to `target`, an IP address, comes in at our listener `own`."""
+    ip = reachable.parse_ip(target.host)
+    if ip is None or own.unix is not None or target.port != own.port:
         return False
-    return target.host == own.host or (own.wildcard and _is_local(target.host)) or _same_loopback(target, own)
-
-
-def _same_loopback(target: Address, own: Address) -> bool:
-    return own.host == "localhost" and ipaddress.ip_address(target.host.partition("%")[0]).is_loopback
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped  # to the system it is that address
+    if ip.is_unspecified:  # leads to this machine's loopback
+        return own.wildcard or own.loopback
+    if own.host == "localhost":
+        return ip.is_loopback
+    return str(ip) == own.host or (own.wildcard and _is_local(str(ip)))
 
 
 def _is_local(host: str) -> bool:
