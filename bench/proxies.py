@@ -135,6 +135,10 @@ def bare(program: str, place: Place) -> list[str]:
     return [program, "-m", "sidecar", "run", "-c", str(place.fill("sidecar.yaml", POLICIES="[]"))]
 
 
+def workers(program: str, place: Place) -> list[str]:
+    return [*sidecar(program, place), "--set", "workers=2"]
+
+
 VARNISH_LOG = (
     '{"time":"%{%Y-%m-%dT%H:%M:%SZ}t","method":"%m","path":"%U","status":%s,"bytes":%b,"duration":%D,'
     '"cache":"%{Varnish:hitmiss}x","request_id":"%{X-Request-ID}i","client":"%h","user_agent":"%{User-agent}i"}'
@@ -153,6 +157,16 @@ PROXIES = (
         SIDECAR,
         counts=True,
         caches=True,
+    ),
+    Proxy(
+        "workers",
+        "sidecar, two workers",
+        "as sidecar, with workers: 2; CPU of all three processes",
+        find_sidecar,
+        "run from the repository",
+        workers,
+        SIDECAR,
+        counts=True,
     ),
     Proxy(
         "layered",

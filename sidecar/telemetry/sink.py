@@ -12,6 +12,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -48,6 +49,8 @@ class Sink:
         self._file = file
         self.dropped = 0
         """Lines that were lost."""
+        self.turn: Callable[[], AbstractContextManager[object]] = nullcontext
+        """Entered for each batch, in the thread: where other processes write to the same descriptor too."""
         self._on_trouble = on_trouble
         self._most_pending = most_pending
         self._lock = threading.Lock()
@@ -117,7 +120,8 @@ class Sink:
                     data = data()
                 if self._file is not None and self._file.ready(len(data)):
                     self.fd, self._torn = self._file.fd, False
-                self._put(b"\n" + data if self._torn else data)
+                with self.turn():
+                    self._put(b"\n" + data if self._torn else data)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one batch, the next gets its chance
                 with self._lock:
                     self._pending -= size

@@ -69,7 +69,7 @@ class Crew:
         count: int,
         clock: Clock,
         *,
-        sink: Callable[[], Sink],
+        sink: Callable[[], Sink] | None,
         start: Callable[[Member], Start],
         handlers: Callable[[Member], dict[str, Callable[..., Any]]],
         on_gone: Callable[[Member], None],
@@ -77,7 +77,8 @@ class Crew:
     ) -> None:
         """`start` is what a new one is told, `handlers` what it may ask, `fds` what it inherits.
 
-        `on_gone` hears of each that is no more, with its last report.
+        `sink` takes their log lines; None: they write to our standard output themselves. `on_gone` hears of
+        each that is no more, with its last report.
         """
         self.count = count
         self.members: list[Member] = []
@@ -121,7 +122,7 @@ class Crew:
             member.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "sidecar.workers", str(theirs.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=None if self._sink is None else asyncio.subprocess.PIPE,
                 env=_environment(),
                 pass_fds=(theirs.fileno(), *self._fds()),
             )
@@ -132,7 +133,8 @@ class Crew:
         finally:
             theirs.close()
         self.members.append(member)
-        member.lines = self._run(self._forward(member))
+        if self._sink is not None:
+            member.lines = self._run(self._forward(member, self._sink))
         member.channel = Channel(self._clock, handlers, lambda: None)
         await member.channel.open(ours)
         self._run(self._watch(member))
@@ -155,7 +157,7 @@ class Crew:
         self._log.info("worker serves", worker=index + 1, pid=member.pid)
         return member
 
-    async def _forward(self, member: Member) -> None:
+    async def _forward(self, member: Member, sink: Callable[[], Sink]) -> None:
         """Its log lines become ours: whole ones, so that those of two workers never mix."""
         assert member.process is not None
         assert member.process.stdout is not None
@@ -163,9 +165,9 @@ class Crew:
         while data := await member.process.stdout.read(1 << 18):
             lines, newline, rest = (rest + data).rpartition(b"\n")
             if newline:
-                self._sink().write(lines + newline, lines.count(b"\n") + 1)
+                sink().write(lines + newline, lines.count(b"\n") + 1)
         if rest:
-            self._sink().write(rest + b"\n")
+            sink().write(rest + b"\n")
 
     # -- watching ------------------------------------------------------------------------------
 

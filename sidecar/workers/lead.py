@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin.page import Page
@@ -80,7 +81,8 @@ class Lead(App):
         self.crew = Crew(
             count,
             clock,
-            sink=lambda: self.sink,
+            # A file is rotated by one process alone; to the rest each writes in its turn.
+            sink=None if loaded.log_file is None else lambda: self.sink,
             start=self._start_of,
             handlers=self._handlers,
             on_gone=self._retire_report,
@@ -89,6 +91,8 @@ class Lead(App):
         overlaps = SharedOverlaps(clock, Ledger(self._ledger, self._slots, 0), self._tell)
         super().__init__(loaded, clock, source, overlaps=overlaps, hints=self.hints)
         self.hints.of(self)
+        if loaded.log_file is None:
+            self.sink.turn = partial(ledger.turn, self._ledger)
         self.services.state.faults.on_order = self._send_faults
         self.health.add_all(self._checks)
         self._sum_up()

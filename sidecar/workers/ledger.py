@@ -10,11 +10,14 @@ Each process has a slot: how many notes it ever wrote, and a ring of the last on
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import os
 import struct
 import sys
 import tempfile
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 NOTES: Final = 1024
@@ -42,6 +45,19 @@ def make(slots: int) -> int:
             fd = os.dup(file.fileno())
     os.ftruncate(fd, size)
     return fd
+
+
+@contextlib.contextmanager
+def turn(fd: int) -> Iterator[None]:
+    """Keeps other processes with the same file out, for as long as it lasts; a process that dies lets go.
+
+    fcntl(2), record locks: they are a process's own, unlike those of flock(2), which go with the descriptor.
+    """
+    fcntl.lockf(fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(fd, fcntl.LOCK_UN)
 
 
 class Ledger:

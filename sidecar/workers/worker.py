@@ -7,6 +7,7 @@ import contextlib
 import signal
 import socket
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin.recent import Recent
@@ -24,7 +25,7 @@ from sidecar.telemetry.system import System
 from sidecar.telemetry.trace_families import trace_source
 from sidecar.workers.channel import Channel, Lost, Refused
 from sidecar.workers.hints import Hints
-from sidecar.workers.ledger import Ledger
+from sidecar.workers.ledger import Ledger, turn
 from sidecar.workers.orders import Part, Serve, Start
 from sidecar.workers.overlaps import SharedOverlaps
 from sidecar.workers.report import Report, still
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from sidecar.config.load import Loaded
     from sidecar.decisions.breaker import State
     from sidecar.generation import Compiled
+    from sidecar.telemetry.sink import Sink
 
 PAGE_PATIENCE: Final = 5.0
 """Seconds that the lead may take for a page that `expose` names."""
@@ -78,7 +80,7 @@ class Worker(DataPlane):
         super().__init__(
             self._part(start.serve.parts[0].loaded),
             clock,
-            sink=standard_output(),
+            sink=_sink(start.ledger),
             overlaps=self._overlaps,
             hints=self.hints,
             inherited={address: workers[start.index] for address, workers in self._sockets.items()},
@@ -264,6 +266,13 @@ class Worker(DataPlane):
         for index in tuple(self._covering):
             self.uncover(index)
         return await self.drain_clients(LINGER if linger else 0.0)
+
+
+def _sink(ledger: int) -> Sink:
+    """Standard output, which is the lead's, or leads to it where it has a file to write."""
+    sink = standard_output()
+    sink.turn = partial(turn, ledger)
+    return sink
 
 
 def _socket(fd: int) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -17,7 +18,7 @@ import pytest_asyncio
 import yaml
 
 from tests.support.keepalive import Clients
-from tests.support.processes import Sidecar, TinyApp, free_port, total
+from tests.support.processes import Program, Sidecar, TinyApp, free_port, total
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
@@ -285,6 +286,30 @@ async def test_a_killed_worker_is_replaced(sidecar: Two) -> None:
     assert (died[-1]["pid"], died[-1]["how"]) == (pids[0], "killed by SIGKILL")
 
 
+async def test_nobody_waits_for_a_dead_worker(sidecar: Two) -> None:
+    """While a worker that has died young again is waited with, its neighbour accepts in its place."""
+    alone = 0
+    for _ in range(2):
+        (row,) = [it for it in await _rows(sidecar) if it["worker"] == 1]
+        os.kill(row["pid"], signal.SIGKILL)
+        await until(partial(_died, sidecar, row["pid"]))
+        while not (whole := await _served(sidecar, {row["pid"]})):
+            # A connection in its hands is lost; new ones are not.
+            assert (await get(f"{sidecar.url}/alone"))[0] == 200
+            alone += 1
+        assert len(whole) == 2
+    assert alone
+
+
+async def _rows(sidecar: Two) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = (await admin(sidecar, "/admin/workers"))["workers"]
+    return rows
+
+
+async def _died(sidecar: Two, pid: int) -> bool:
+    return all(it["pid"] != pid for it in await _rows(sidecar))
+
+
 async def test_stopping_loses_nothing(sidecar: Two) -> None:
     """SIGTERM: what is in flight in either worker is answered, no process is left, and the exit code is 0."""
     pids = await _served(sidecar)
@@ -295,3 +320,42 @@ async def test_stopping_loses_nothing(sidecar: Two) -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+async def test_a_unix_socket_a_log_file_and_a_child(tmp_path: Path) -> None:
+    """Workers share a socket in the file system and a log file; the app that was started sets the code."""
+    app = TinyApp(tmp_path)
+    await app.start()
+    one = Sidecar(
+        tmp_path,
+        app.port,
+        POLICY,
+        *("sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.1; done"),
+        workers=2,
+        logging={"file": "sidecar.log", "format": "json"},
+    )
+    file = tmp_path / "sidecar.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["listen"]["ingress"] = f"unix:{tmp_path}/in.sock"
+    file.write_text(yaml.safe_dump(config))
+    await Program.start(one)
+    try:
+        await until(partial(_reached, one))
+        connector = aiohttp.UnixConnector(str(tmp_path / "in.sock"), force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as http:
+            for number in range(20):
+                async with http.get(f"http://a/file/{number}") as reply:
+                    assert reply.status == 200
+    finally:
+        assert await one.end() == 7
+        await app.end()
+    lines = [json.loads(line) for line in (tmp_path / "sidecar.log").read_text().splitlines()]
+    paths = [line["path"] for line in lines if line["logger"] == "sidecar.access"]
+    assert sorted(paths) == sorted(f"/file/{number}" for number in range(20))
+
+
+async def _reached(sidecar: Sidecar) -> bool:
+    try:
+        return (await get(f"{sidecar.admin}/health/ready"))[0] == 200
+    except aiohttp.ClientError:
+        return False
