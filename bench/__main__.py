@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench import added, egress, inspection, limits, log, measure, memory, report
+from bench import added, batches, egress, inspection, limits, log, measure, memory, report
 from bench.load import CASES, CONNECTIONS
 from bench.proxies import NGINX_VERSION, PROXIES, WRK_VERSION, Bench, Proxy, find_program, origin
 
@@ -20,11 +20,14 @@ def arguments() -> argparse.Namespace:
         epilog=f"cases: {', '.join(case.name for case in CASES)}; "
         f"proxies: {', '.join(proxy.name for proxy in PROXIES)}",
     )
-    what = ("all", "speed", "added", "memory", "egress", "limits", "inspect", "log")
+    what = ("all", "speed", "added", "memory", "egress", "limits", "batch", "inspect", "log")
     parser.add_argument("what", nargs="?", choices=what, default="all")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: 5")
     parser.add_argument(
-        "--seconds", type=int, metavar="S", help="of each run, default: 3; of each phase of `limits`, 20"
+        "--seconds",
+        type=int,
+        metavar="S",
+        help="of each run, default: 3, of `batch` 10; of each phase of `limits`, 20",
     )
     parser.add_argument(
         "--requests",
@@ -40,7 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of one second, 16 connections")
     given = parser.parse_args()
     if given.seconds is None:
-        given.seconds = 20 if given.what == "limits" else 3
+        given.seconds = {"limits": 20, "batch": 10}.get(given.what, 3)
     if given.quick:
         given.rounds, given.seconds, given.connections = 1, 1, (16,)
     return given
@@ -81,8 +84,8 @@ def footprints(bench: Bench, proxies: list[Proxy]) -> str:
     return report.memory(list(memory.footprints(bench, proxies)), memory.CLIENTS, memory.SIZE)
 
 
-def limited(seconds: int, markdown: Path | None) -> int:
-    text = limits.measured(seconds, progress)
+def placed(text: str, markdown: Path | None) -> int:
+    """Prints it, and puts it into its place in a document."""
     print(text)
     if markdown:
         limits.put(text, markdown)
@@ -92,7 +95,9 @@ def limited(seconds: int, markdown: Path | None) -> int:
 def main() -> int:
     given = arguments()
     if given.what == "limits":
-        return limited(given.seconds, given.markdown)
+        return placed(limits.measured(given.seconds, progress), given.markdown)
+    if given.what == "batch":
+        return placed(batches.measured(given.rounds, given.seconds, progress), given.markdown)
     if given.what == "log":
         return publish(log.run(given.seconds), given.markdown)
     nginx, wrk = find_program("nginx")(), find_program("wrk")()

@@ -1,8 +1,8 @@
 """A server of a known capacity: so many requests at a time, the others wait their turn in it.
 
-`python -m bench.limited_server PORT WORKERS SECONDS`: each request takes between half and one and a half
-times SECONDS. `POST /capacity?workers=8` changes what it can do. Like most servers it goes on with a
-request whose client has left.
+`python -m bench.limited_server PORT WORKERS SECONDS [BURDEN]`: each request takes between half and one and a
+half times SECONDS, and longer by the share BURDEN for each request that waits. `POST /capacity?workers=8`
+changes what it can do. Like most servers it goes on with a request whose client has left.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from aiohttp import web
 
 
 class Workers:
-    def __init__(self, count: int, seconds: float) -> None:
+    def __init__(self, count: int, seconds: float, burden: float = 0.0) -> None:
         self.count = count
         self._seconds = seconds
+        self._burden = burden
         self._busy = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._chance = random.Random(1)
@@ -31,7 +32,8 @@ class Workers:
             await turn
         else:
             self._busy += 1
-        await asyncio.sleep(self._chance.uniform(0.5, 1.5) * self._seconds)
+        slower = 1 + self._burden * len(self._waiting)
+        await asyncio.sleep(self._chance.uniform(0.5, 1.5) * self._seconds * slower)
         self._busy -= 1
         self._go_on()
         return web.Response(text="done")
@@ -59,4 +61,4 @@ async def serve(port: int, workers: Workers) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), Workers(int(sys.argv[2]), float(sys.argv[3]))))
+    uvloop.run(serve(int(sys.argv[1]), Workers(int(sys.argv[2]), *map(float, sys.argv[3:]))))

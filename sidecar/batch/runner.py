@@ -17,8 +17,7 @@ from sidecar.batch.jobs import LEASE, Batch, JobStore, Status, StoreFailed
 from sidecar.batch.ledger import Ledger
 from sidecar.batch.sender import MOST_UNSTORED, Bounds, Sender
 from sidecar.batch.stats import Stats
-from sidecar.decisions.batch_concurrency import STEP, Courtesy, Machine
-from sidecar.decisions.gradient import AdaptiveLimit
+from sidecar.decisions.batch_concurrency import STEP, Courtesy, EagerLimit, Machine
 from sidecar.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class Runner:
             return
         bounds = self._bounds
         most = min(batch.options.max_concurrency or bounds.max_concurrency, bounds.max_concurrency)
-        limit = AdaptiveLimit(min(bounds.concurrency, most), 1, most)
+        limit = EagerLimit(min(bounds.concurrency, most), 1, most)
         accepted = self._clock.now() - max(0.0, self._clock.wall() - batch.created)
         job = self.jobs[batch.id] = Job(batch, limit, accepted)
         job.driving = self._ledger.spawn(self._drive(job), f"batch {batch.id}")

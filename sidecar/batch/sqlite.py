@@ -141,8 +141,12 @@ class SqliteStore:
                 f"UPDATE batches SET status = '{DELETED}' WHERE status = 'validating'"
                 " AND worker NOT IN (SELECT name FROM workers)"
             )
-            while _purge(db):
-                pass
+            more = True
+            while more:
+                db.execute("BEGIN IMMEDIATE")
+                more = _purge(db)
+                db.execute("COMMIT")
+                self._leftovers = self._leftovers or more
         except BaseException:
             db.close()
             raise
@@ -216,7 +220,7 @@ class SqliteStore:
 
         def purge(db: sqlite3.Connection) -> bool:
             more = _purge(db)
-            self._leftovers = self._leftovers or not more
+            self._leftovers = self._leftovers or not more  # once, at the end
             return more
 
         if not await self._do(call):

@@ -31,8 +31,9 @@ class Rate:
     def at(self, now: float) -> float:
         if self._first is None:
             return 0.0
-        counted = sum(count for second, count in self._seconds if second > now - WINDOW - 1)
-        return counted / max(1.0, min(float(WINDOW), now - self._first))
+        oldest = int(now) - WINDOW
+        counted = sum(count for second, count in self._seconds if second >= oldest)
+        return counted / max(1.0, now - max(self._first, float(oldest)))
 
 
 class Stats:

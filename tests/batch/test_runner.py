@@ -44,6 +44,12 @@ async def throughput(folder: Path, workers: int, count: int, seed: int = 1) -> f
 
 
 @pytest.mark.parametrize("workers", [4, 12, 32])
+async def test_a_short_batch_is_soon_at_speed(tmp_path: Path, workers: int) -> None:
+    """Of 1,000 lines none waits for many small steps: the whole batch uses 0.8 of the server."""
+    assert await throughput(tmp_path, workers, 1000) > 0.8 * workers / 0.05
+
+
+@pytest.mark.parametrize("workers", [4, 12, 32])
 async def test_concurrency_finds_what_the_server_bears(tmp_path: Path, workers: int) -> None:
     """Of a server whose capacity nobody told, at least 0.9 is used; no fixed concurrency can use more than
     all of it. It is three times as much as a sequential client gets, too.

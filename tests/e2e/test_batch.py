@@ -11,19 +11,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import yaml
 
 from tests.support.batches import (
-    KILLS,
     BatchClient,
     CountingApp,
     batch_sidecar,
     jobs,
-    killed_and_resumed,
     ndjson,
-    shared_by_two,
     started,
 )
 from tests.support.harness import eventually
@@ -64,38 +60,6 @@ async def test_each_line_has_one_result(client: BatchClient, app: CountingApp) -
     assert (shown["status"], shown["name"], shown["counts"]["completed"]) == ("completed", "thousand", 1000)
     assert all(keys == {None} for name, keys in app.keys.items() if int(name) % 2 == 0)
     assert all(keys == {f'"{batch}-{int(name) + 1}"'} for name, keys in app.keys.items() if int(name) % 2)
-
-
-@pytest.mark.timeout(60 + 20 * KILLS)
-async def test_killed_and_resumed(sidecar: Sidecar, client: BatchClient, app: CountingApp) -> None:
-    """SIGKILL at random moments: one result a line; what is unsafe to repeat is never sent twice, and where
-    nobody knows whether it was done the result says so.
-    """
-    await killed_and_resumed(sidecar, client, app, KILLS)
-
-
-async def test_what_was_not_acknowledged_is_not_there(sidecar: Sidecar, client: BatchClient) -> None:
-    """A submission during which the sidecar is killed leaves nothing; one that was acknowledged is whole."""
-    sent = asyncio.Event()
-
-    async def endless() -> AsyncIterator[bytes]:
-        yield jobs(3000, "GET")
-        sent.set()
-        await asyncio.sleep(30)
-
-    submitting = asyncio.ensure_future(client.submit(endless()))
-    await asyncio.wait_for(sent.wait(), 10)
-    await sidecar.end(signal.SIGKILL)
-    with pytest.raises(aiohttp.ClientError):
-        await submitting
-    await started(sidecar)
-    async with client.http.get("/batches") as reply:
-        assert await reply.json() == {"batches": []}
-    batch = await client.accepted(jobs(300, "GET"))
-    await sidecar.end(signal.SIGKILL)
-    await started(sidecar)
-    assert (await client.show(batch))["counts"]["total"] == 300
-    assert len(await client.results(batch)) == 300
 
 
 async def test_results_stream_while_it_runs(client: BatchClient, app: CountingApp) -> None:
@@ -279,8 +243,3 @@ async def test_a_reload_loses_nothing(sidecar: Sidecar, client: BatchClient, app
     assert Counter(it["custom_id"] for it in results) == {str(number): 1 for number in range(1200)}
     assert {it["status"] for it in results} == {200}
     assert set(app.calls.values()) == {1}
-
-
-async def test_two_sidecars_share_a_batch(tmp_path: Path, app: CountingApp) -> None:
-    """Both work on it; one is killed, and the other ends it: one result a line, no POST sent twice."""
-    await shared_by_two(tmp_path, app, f"sqlite:{tmp_path / 'shared.db'}")

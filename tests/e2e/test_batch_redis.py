@@ -9,17 +9,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from tests.support.batches import (
-    KILLS,
     BatchClient,
     CountingApp,
     batch_sidecar,
     jobs,
-    killed_and_resumed,
-    shared_by_two,
     started,
 )
 from tests.support.harness import eventually
@@ -53,40 +49,6 @@ async def sidecar(tmp_path: Path, app: CountingApp, valkey: Valkey) -> AsyncIter
 async def client(sidecar: Sidecar) -> AsyncIterator[BatchClient]:
     async with BatchClient(sidecar) as made:
         yield made
-
-
-@pytest.mark.timeout(60 + 20 * KILLS)
-async def test_killed_and_resumed(sidecar: Sidecar, client: BatchClient, app: CountingApp) -> None:
-    """SIGKILL of the sidecar at random moments: one result a line, what is unsafe is never sent twice."""
-    await killed_and_resumed(sidecar, client, app, KILLS)
-
-
-async def test_two_sidecars_share_a_batch(tmp_path: Path, app: CountingApp, valkey: Valkey) -> None:
-    """Both work on it; one is killed, and the other ends it: one result a line, no POST sent twice."""
-    await shared_by_two(tmp_path, app, valkey.url)
-
-
-async def test_what_was_not_acknowledged_is_not_there(sidecar: Sidecar, client: BatchClient) -> None:
-    """A submission during which the sidecar is killed leaves nothing; one that was acknowledged is whole."""
-    sent = asyncio.Event()
-
-    async def endless() -> AsyncIterator[bytes]:
-        yield jobs(3000, "GET")
-        sent.set()
-        await asyncio.sleep(30)
-
-    submitting = asyncio.ensure_future(client.submit(endless()))
-    await asyncio.wait_for(sent.wait(), 10)
-    await sidecar.end(signal.SIGKILL)
-    with pytest.raises(aiohttp.ClientError):
-        await submitting
-    await started(sidecar)
-    batch = await client.accepted(jobs(300, "GET"))
-    async with client.http.get("/batches") as reply:
-        assert [it["id"] for it in (await reply.json())["batches"]] == [batch]
-    await sidecar.end(signal.SIGKILL)
-    await started(sidecar)
-    assert len(await client.results(batch)) == 300
 
 
 async def test_the_server_dies_in_the_middle(
