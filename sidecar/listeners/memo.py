@@ -236,7 +236,7 @@ class Memo:
             request.method, request.target, form.headers, host=request.host, scheme=request.scheme
         )
         varying.ours = form.ours
-        if block.correlation == b"":
+        if all(line.name != b"x-correlation-id" for line in form.headers):
             varying.correlation = b""
         self._add(start.line[:-2], Known(exchange, again, form))
 

@@ -229,7 +229,6 @@ class ServerProtocol(asyncio.Protocol):
         return not (
             self._busy
             or self._queue
-            or self.transport is None
             or self._write_paused
             or self._parser.quiet
             or self._parser.leftover is not None

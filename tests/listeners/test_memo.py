@@ -80,6 +80,13 @@ async def test_ids_and_cookies_may_differ(twins: Twins) -> None:
     assert twins.knowing.by_memo == 8 - LEARNT + 1
 
 
+async def test_an_id_that_was_empty_at_first(twins: Twins) -> None:
+    """A correlation id is logged though the head was learnt from a request whose own was empty."""
+    await learnt(twins, request("/plain/a", "X-Correlation-ID:"))
+    await ask(twins, request("/plain/a", "X-Correlation-ID: of-the-app"))
+    await ask(twins, request("/plain/a", "X-Correlation-ID: "))
+
+
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("name", ["Cookie", "X-Request-ID", "traceparent", "X-Forwarded-For"])
 async def test_values_are_held_against_the_grammar(twins: Twins, name: str, value: bytes) -> None:
