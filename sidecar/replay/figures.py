@@ -30,6 +30,8 @@ class RouteFigures:
     retries: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     """Answers of the sidecar's own, by their `Sidecar-Error` code."""
+    shadow: Counter[str] = field(default_factory=Counter)
+    """By layer: what a policy in shadow mode would have refused."""
     fallbacks: int = 0
     seconds: list[float] = field(default_factory=list)
     """How long the answers took; empty where the log does not say."""
@@ -89,6 +91,7 @@ class Figures:
             total.failed += route.failed
             total.retries += route.retries
             total.rejected.update(route.rejected)
+            total.shadow.update(route.shadow)
             total.fallbacks += route.fallbacks
             total.seconds += route.seconds
         return total

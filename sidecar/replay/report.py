@@ -66,6 +66,8 @@ def rows(all_figures: Sequence[Figures]) -> list[tuple[str, ...]]:
     row("rejected", [str(it.rejected.total()) for it in totals])
     for code in codes:
         row(f"  {code}", [str(it.rejected[code]) for it in totals])
+    for layer in sorted({layer for total in totals for layer in total.shadow}):
+        row(f"  would: {layer}", [str(it.shadow[layer]) for it in totals])
     row("answers of 5xx", [str(it.failed) for it in totals])
     for name, share in (("p50", 0.5), ("p95", 0.95)):
         row(name, [_time(quantile(it.seconds, share)) for it in totals])
@@ -180,6 +182,7 @@ def _members(route: RouteFigures) -> dict[str, Any]:
         "retries": route.retries,
         "fallbacks": route.fallbacks,
         "rejected": dict(sorted(route.rejected.items())),
+        "would_be_rejected": dict(sorted(route.shadow.items())),
         "failed": route.failed,
         "p50": quantile(route.seconds, 0.5),
         "p95": quantile(route.seconds, 0.95),

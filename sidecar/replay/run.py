@@ -210,6 +210,7 @@ class _Simulation:
             figures = self._figures.route(name)
             figures.outcomes.update(cells.cache)
             figures.retries = sum(cells.retries.values())
+            figures.shadow.update(cells.shadow_rejections)
             figures.fallbacks = sum(cells.fallbacks.values())
 
     def _routes_of(self, line: Line) -> _Routes:

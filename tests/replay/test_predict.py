@@ -13,7 +13,7 @@ from sidecar.config.load import load
 from sidecar.replay.figures import Figures
 from sidecar.replay.log import Attempt, Line, Log
 from sidecar.replay.predict import predict
-from sidecar.replay.report import unknowns
+from sidecar.replay.report import rows, unknowns
 
 GOOD = Attempt(200, "ok", "")
 BAD = Attempt(503, "transient", "")
@@ -142,3 +142,12 @@ def test_the_common_format_says_what_nobody_can_know() -> None:
     told = " ".join(unknowns(Log("a.log", "common", [line(0.0)]), 0.25))
     assert "taken for 250ms" in told
     assert "bodies" in told
+
+
+def test_what_a_policy_in_shadow_mode_would_refuse_is_counted(replay: Replay) -> None:
+    """And refused it is not."""
+    lines = [line(0.001 * number, "/a", GOOD) for number in range(10)]
+    _, figures = replay(lines, {"rate_limit": {"rate": "1/m", "burst": 4, "mode": "shadow"}})
+    assert figures.total.shadow == {"rate_limit": 6}
+    assert figures.total.rejected.total() == 0
+    assert ("  would: rate_limit", "6") in rows([figures])
