@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sidecar.decisions.respawn import Respawn
 from sidecar.listeners.binding import CannotStart
+from sidecar.process_setup import version_here
 from sidecar.telemetry.log import get_logger
 from sidecar.workers.channel import Channel, Lost, Refused
 
@@ -120,7 +121,7 @@ class Crew:
         }
         try:
             member.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "sidecar.workers", str(theirs.fileno())),
+                *(sys.executable, "-P", "-m", "sidecar.workers", str(theirs.fileno()), version_here()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=None if self._sink is None else asyncio.subprocess.PIPE,
                 env=_environment(),

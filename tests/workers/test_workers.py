@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 import pytest_asyncio
 import yaml
@@ -84,7 +85,7 @@ async def post(url: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return reply.status, await reply.json()
 
 
-async def admin(sidecar: Two, path: str) -> dict[str, Any]:
+async def admin(sidecar: Sidecar, path: str) -> dict[str, Any]:
     async with aiohttp.ClientSession() as http, http.get(sidecar.admin + path) as reply:
         page: dict[str, Any] = await reply.json()
         return page
@@ -287,7 +288,7 @@ async def test_a_killed_worker_is_replaced(sidecar: Two) -> None:
 
 
 async def test_nobody_waits_for_a_dead_worker(sidecar: Two) -> None:
-    """While a worker that has died young again is waited with, its neighbour accepts in its place."""
+    """While nobody is started in the place of a worker that died young again, its neighbour accepts there."""
     alone = 0
     for _ in range(2):
         (row,) = [it for it in await _rows(sidecar) if it["worker"] == 1]
@@ -359,3 +360,23 @@ async def _reached(sidecar: Sidecar) -> bool:
         return (await get(f"{sidecar.admin}/health/ready"))[0] == 200
     except aiohttp.ClientError:
         return False
+
+
+async def test_workers_end_with_their_lead(tmp_path: Path) -> None:
+    """The lead is killed with SIGKILL: what its workers have in hand is answered, then they are gone, too."""
+    app = TinyApp(tmp_path)
+    await app.start()
+    one = Sidecar(tmp_path, app.port, POLICY, workers=2, limits={"drain": "10s"})
+    await one.start()
+    pids = [it["pid"] for it in (await admin(one, "/admin/workers"))["workers"]]
+    slow = [asyncio.create_task(get(f"{one.url}/slow?{n}")) for n in range(6)]
+    await asyncio.sleep(0.2)
+    await one.end(signal.SIGKILL)
+    assert {status for status, _ in await asyncio.gather(*slow)} == {200}
+    await until(partial(_gone, pids))
+    await app.end()
+
+
+async def _gone(pids: list[int]) -> bool:
+    """Nobody may wait for orphans: as zombies they are gone, too."""
+    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
