@@ -251,6 +251,12 @@ class Lead(App):
             forced=self.breakers.forced(),
             seen=tuple(self.services.overlaps.seen),
             breakers=open_now,
+            kept=dict(self.services.overlaps.kept),
+            held=[
+                (name, until)
+                for name, turns in self.services.state.paced()
+                if (until := turns.pacer.hold.until) is not None
+            ],
         )
 
     def _cast(self, name: str, *values: object) -> None:

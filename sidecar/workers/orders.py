@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sidecar.config.load import Loaded
     from sidecar.decisions.breaker import State
+    from sidecar.decisions.kept import Kept
     from sidecar.faults import InForce
     from sidecar.features import Switched
 
@@ -56,3 +57,7 @@ class Start:
     """Policies that the app calls through the sidecar."""
     breakers: Sequence[tuple[str, State, float, float]] = ()
     """Those that are open: name, state, until when, and for how long in all."""
+    kept: Mapping[str, Kept] = field(default_factory=dict)
+    """By policy, what the app may have kept of fallbacks."""
+    held: Sequence[tuple[str, float]] = ()
+    """Quotas that are used up, by the names that metrics show, and until when."""

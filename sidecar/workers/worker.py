@@ -115,6 +115,9 @@ class Worker(DataPlane):
             self.force(name, state, until, now)
         for told in start.breakers:
             self.hints.hear_breaker(*told)
+        self.services.overlaps.kept.update(start.kept)
+        for quota in start.held:
+            self.hints.hear_held(*quota)
 
     def _part(self, loaded: Loaded) -> Loaded:
         return shared_out(loaded, self._start.index, self._start.count)

@@ -10,19 +10,24 @@ from pathlib import Path
 import pytest
 from prometheus_client.core import GaugeMetricFamily
 
+from sidecar.clock import SystemClock
 from sidecar.config.load import Loaded, load
 from sidecar.config.workers import share, shared_out
 from sidecar.decisions.breaker import Breaker, State
 from sidecar.decisions.concurrency import FixedLimit
 from sidecar.decisions.gcra import Buckets
+from sidecar.decisions.kept import Kept
 from sidecar.decisions.respawn import LONGEST, Respawn
 from sidecar.decisions.verdict import Outcome, Verdict
 from sidecar.telemetry.metrics import Metrics
 from sidecar.workers import ledger
+from sidecar.workers.channel import Channel
 from sidecar.workers.hints import TellingBuckets
 from sidecar.workers.ledger import NOTES, Ledger, Note
+from sidecar.workers.orders import Part, Serve, Start
 from sidecar.workers.report import still
 from sidecar.workers.sums import cache_stats, merged, retired, total
+from sidecar.workers.worker import Worker
 
 # -- decisions ---------------------------------------------------------------------------------------
 
@@ -66,7 +71,8 @@ def _loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     Path("sidecar.yaml").write_text("limits: {connections: 100}\npolicies: [p.yaml]\n", encoding="utf-8")
     Path("p.yaml").write_text(
         "name: p\nroutes:\n- name: a\n  concurrency_limit: {max: 10}\n  pace: {rate: 50/s}\n"
-        "  retry: {budget: {ratio: 20%, min_per_second: 1}}\n  rate_limit: {rate: 10/s}\n",
+        "  retry: {budget: {ratio: 20%, min_per_second: 1}}\n  rate_limit: {rate: 10/s}\n"
+        "  circuit_breaker: {}\n",
         encoding="utf-8",
     )
     return load(None, {})
@@ -109,6 +115,36 @@ def test_only_what_passed_is_told() -> None:
     for _ in range(5):
         buckets.take("a", 100.0)
     assert buckets.let_through == {"a": 2}
+
+
+async def test_a_new_worker_knows_what_the_others_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fd: int
+) -> None:
+    """An open breaker, a quota that is used up, and what the app has kept of a fallback."""
+    clock = SystemClock()
+    now = clock.now()
+    kept = Kept()
+    kept.put(b"paris", now + 60)
+    start = Start(
+        index=0,
+        count=2,
+        slot=1,
+        slots=3,
+        ledger=fd,
+        sockets={},
+        serve=Serve(1, [Part(_loaded(tmp_path, monkeypatch), 1, 0.0)], {}),
+        breakers=[("app", State.OPEN, now + 60, 60.0)],
+        kept={"maps": kept},
+        held=[("app", now + 60)],
+    )
+    sent = pickle.loads(pickle.dumps(start))  # its own
+    worker = Worker(sent, clock, Channel(clock, {}, lambda: None))
+    try:
+        assert worker.metrics.breakers["app"].breaker.state(now) is State.OPEN
+        assert worker.metrics.paces["app"].pacer.held_for(now) == pytest.approx(60, abs=1)
+        assert worker.services.overlaps.remembered(b'["paris"]', frozenset({"maps"})) == ("maps",)
+    finally:
+        await worker.stop()
 
 
 # -- the ledger --------------------------------------------------------------------------------------
