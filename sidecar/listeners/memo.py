@@ -180,7 +180,9 @@ class Memo:
 
         False: nothing was done about it.
         """
-        known = self._exact.get(data) or self._fitting(data)
+        known = self._exact.get(data)
+        if known is None and self._forms:
+            known = self._fitting(data)
         if known is None or not connection.idle:
             return False
         transport = connection.transport
