@@ -147,6 +147,7 @@ class Doorway(RuleBasedStateMachine):
     def fail(self) -> None:
         assert isinstance(self.limit, AdaptiveLimit)
         self.limit.drop(self.clock.now(), self.clock.now())
+        self.gate.admit()
         self.run()
 
     # -- what must hold ------------------------------------------------------------------------
@@ -184,3 +185,8 @@ class Doorway(RuleBasedStateMachine):
 
 TestDoorway = Doorway.TestCase
 TestDoorway.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_a_limit_that_falls_may_leave_a_lower_class_more() -> None:
+    """What is kept for higher classes is rounded up: whoever lowers a limit lets in who may go now."""
+    assert shares(11, True, True)[Priority.LOW] < shares(10, True, True)[Priority.LOW]

@@ -65,6 +65,8 @@ def layer(place: Place) -> Layer | None:
                 gate.admit()
         elif verdict is Verdict.TRANSIENT and response.status == 503:  # overloaded (RFC 9110, 15.6.4)
             limit.drop(exchange.attempt_started, now())
+            if gate.waiting:  # what is kept for higher classes is rounded up: less of it may be kept now
+                gate.admit()
 
     def release(_: End) -> None:
         gate.leave()
