@@ -139,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "files", nargs="*", type=Path, metavar="FILE", help=f"default: ./{USUAL} and all it names"
     )
+    check.add_argument("-c", "--config", type=Path, metavar="FILE", help="the same, as for other commands")
     command(
         "routes", _routes, "print each route with its layers, outermost first", "sidecar routes", configured
     )
@@ -276,6 +277,8 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     files: list[Path] = arguments.files
+    if arguments.config is not None:
+        files = [arguments.config, *files]
     if not files:
         if not Path(USUAL).exists():
             return _wrong(f"there is no {USUAL} here (name a file: sidecar check FILE)")

@@ -118,6 +118,7 @@ def as_logged(log: Log, prices: Callable[[str], float]) -> Figures:
         route.failed += line.status >= 500
         route.retries += max(len(line.attempts) - 1, 0)
         route.fallbacks += bool(line.rung)
+        route.shadow.update(line.shadow)
         if line.error and not line.attempts:
             route.rejected[line.error] += 1
         if line.seconds is not None:

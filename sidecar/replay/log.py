@@ -82,6 +82,8 @@ class Line:
     """Which step of the ladder answered."""
     cut: bool = False
     """The answer was not sent to its end."""
+    shadow: frozenset[str] = frozenset()
+    """Layers in shadow mode that would have refused it."""
 
 
 @dataclass(slots=True)
@@ -125,16 +127,19 @@ def _opened(path: Path) -> gzip.GzipFile | IO[bytes]:
 
 
 def _read(name: str, file: Iterable[bytes]) -> Log:
-    log: Log | None = None
+    log = Log(name, "json")
+    known = False
+    """Whether a line has told the format."""
     reader = _Json()
     for number, raw in enumerate(file, 1):
         text = raw.strip()
         if not text:
             continue
-        if log is None:
-            log = Log(name, "json" if text.startswith(b"{") else "common")
         try:
-            line = reader.line(text) if log.format == "json" else _common(text)
+            # What stands before the first request, such as the sidecar's warnings on stderr, is of no format.
+            form = log.format if known else "json" if text.startswith(b"{") else "common"
+            line = reader.line(text) if form == "json" else _common(text)
+            log.format, known = form, True
         except _UnusableError as error:
             log.unusable += 1
             if len(log.told) < MOST_TOLD:
@@ -144,7 +149,7 @@ def _read(name: str, file: Iterable[bytes]) -> Log:
             log.others += 1
         else:
             log.lines.append(line)
-    return log or Log(name, "json")
+    return log
 
 
 def _target(text: str) -> bytes:
@@ -161,7 +166,7 @@ class _Json:
     """The sidecar's own lines (docs/logs.md)."""
 
     def __init__(self) -> None:
-        self._trails: dict[str, tuple[Attempt, ...]] = {}
+        self._trails: dict[str, tuple[tuple[Attempt, ...], frozenset[str]]] = {}
 
     def line(self, text: bytes) -> Line | None:
         """None for what is no request. Raises _UnusableError."""
@@ -186,6 +191,7 @@ class _Json:
             return None
         seconds = float(said["duration_ms"]) / 1000
         upstream_ms, ttl = said.get("upstream_ms"), said.get("ttl")
+        attempts, shadow = self._told(str(said.get("trail") or ""))
         return Line(
             at=datetime.fromisoformat(said["timestamp"]).timestamp() - seconds,
             method=method,
@@ -193,7 +199,7 @@ class _Json:
             status=status,
             client=str(said.get("client") or ""),
             sent=int(said.get("bytes_out") or 0),
-            attempts=self._attempts(str(said.get("trail") or "")),
+            attempts=attempts,
             plane=str(said.get("component") or "ingress"),
             route=str(said.get("route") or ""),
             seconds=seconds,
@@ -206,14 +212,15 @@ class _Json:
             error=str(said.get("error") or ""),
             rung=str(said.get("rung") or ""),
             cut=said.get("end") not in (None, "done"),
+            shadow=shadow,
         )
 
-    def _attempts(self, trail: str) -> tuple[Attempt, ...]:
+    def _told(self, trail: str) -> tuple[tuple[Attempt, ...], frozenset[str]]:
         known = self._trails.get(trail)
         if known is None:
             if len(self._trails) >= _LONGEST_JOINED:
                 self._trails.clear()
-            known = self._trails[trail] = attempts_of(trail)
+            known = self._trails[trail] = attempts_of(trail), shadow_of(trail)
         return known
 
 
@@ -231,6 +238,12 @@ def attempts_of(trail: str) -> tuple[Attempt, ...]:
         elif layer == "classify" and found:
             found[-1] = found[-1]._replace(verdict=next(iter(said), ""))
     return tuple(found)
+
+
+def shadow_of(trail: str) -> frozenset[str]:
+    """The layers in shadow mode that, by a decision trail, would have refused the request."""
+    said = parse(trail.encode("ascii", "replace")) or ()
+    return frozenset(layer for layer, decision in said if "would-reject" in decision)
 
 
 def _common(text: bytes) -> Line | None:

@@ -73,7 +73,7 @@ def _sidecar(document: Document, url: Url) -> Iterator[str]:
         '  token: "${SIDECAR_ADMIN_TOKEN:-}" # must be there when listen.admin is not on loopback',
         "",
         "logging:",
-        "  format: json # a line for each request: `sidecar replay` reads it",
+        "  format: json # a line for each request: `sidecar replay` reads it; in development see below",
         "  level: info",
         "",
         "limits:",

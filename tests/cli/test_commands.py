@@ -59,6 +59,8 @@ def test_check_of_a_policy_file(shop: None, capsys: pytest.CaptureFixture[str]) 
     """By itself; several files are each told of."""
     assert main(["check", "shop.yaml", "sidecar.yaml"]) == 0
     assert capsys.readouterr().out == "shop.yaml: fine (2 routes)\nsidecar.yaml: fine (2 routes)\n"
+    assert main(["check", "-c", "sidecar.yaml"]) == 0
+    assert capsys.readouterr().out == "sidecar.yaml: fine (2 routes)\n"
 
 
 def test_check_tells_all_errors_at_once(shop: None, capsys: pytest.CaptureFixture[str]) -> None:

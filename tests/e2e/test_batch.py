@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -20,6 +19,7 @@ from tests.support.batches import (
     batch_sidecar,
     jobs,
     ndjson,
+    serving,
     started,
 )
 from tests.support.harness import eventually
@@ -35,10 +35,8 @@ async def app() -> AsyncIterator[CountingApp]:
 @pytest.fixture
 async def sidecar(tmp_path: Path, app: CountingApp) -> AsyncIterator[Sidecar]:
     made = batch_sidecar(tmp_path, app, logging={"access": False})
-    await started(made)
-    yield made
-    if made.process is not None and made.process.returncode is None:
-        await made.end(signal.SIGKILL)
+    async with serving(made):
+        yield made
 
 
 @pytest.fixture

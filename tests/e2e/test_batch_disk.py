@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.batches import BatchClient, CountingApp, batch_sidecar, jobs, ndjson, started
+from tests.support.batches import BatchClient, CountingApp, batch_sidecar, jobs, ndjson, serving, started
 from tests.support.processes import Sidecar
 
 SIZE = 64 << 20
@@ -41,10 +41,8 @@ async def sidecar(tmp_path: Path, disk: Path, app: CountingApp) -> AsyncIterator
     made = batch_sidecar(
         tmp_path, app, batch={"store": f"sqlite:{disk / 'batch.db'}"}, logging={"access": False}
     )
-    await started(made)
-    yield made
-    if made.process is not None and made.process.returncode is None:
-        await made.end(signal.SIGKILL)
+    async with serving(made):
+        yield made
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +15,7 @@ from tests.support.batches import (
     CountingApp,
     batch_sidecar,
     jobs,
+    serving,
     started,
 )
 from tests.support.harness import eventually
@@ -39,10 +39,8 @@ def valkey() -> Iterator[Valkey]:
 async def sidecar(tmp_path: Path, app: CountingApp, valkey: Valkey) -> AsyncIterator[Sidecar]:
     settings = {"batch": {"store": valkey.url}, "logging": {"access": False}, "limits": {"drain": "4s"}}
     made = batch_sidecar(tmp_path, app, **settings)
-    await started(made)
-    yield made
-    if made.process is not None and made.process.returncode is None:
-        await made.end(signal.SIGKILL)
+    async with serving(made):
+        yield made
 
 
 @pytest.fixture

@@ -65,6 +65,24 @@ def test_a_trail_tells_each_attempt() -> None:
     )
 
 
+def test_what_stands_before_the_first_request_tells_no_format(tmp_path: Path) -> None:
+    """A warning that the sidecar wrote to stderr, in a log that has both of its streams."""
+    log = tmp_path / "a.log"
+    log.write_text(f"shop.yaml:8:23: routes.search.retry.attempts: warning: too many\n{ours()}\nnoise\n")
+    read = read_log(log)
+    assert (read.format, len(read.lines), read.unusable) == ("json", 1, 2)
+    log.write_text(f"a word of nginx\n{COMMON}\n")
+    assert read_log(log).format == "common"
+
+
+def test_what_shadow_mode_would_have_refused_is_read(tmp_path: Path) -> None:
+    """By layer, once for each request."""
+    log = tmp_path / "a.log"
+    trail = "rate_limit;would-reject, circuit_breaker;would-reject, upstream;status=200, classify;ok"
+    log.write_text(f"{ours(trail=trail)}\n{ours()}\n")
+    assert [line.shadow for line in read_log(log).lines] == [{"rate_limit", "circuit_breaker"}, set()]
+
+
 def test_the_common_format_and_the_combined_one_are_read(tmp_path: Path) -> None:
     """With the zone of their times; what follows the size does not matter."""
     log = tmp_path / "a.log"

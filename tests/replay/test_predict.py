@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,11 @@ def test_the_common_format_says_what_nobody_can_know() -> None:
 
 
 def test_what_a_policy_in_shadow_mode_would_refuse_is_counted(replay: Replay) -> None:
-    """And refused it is not."""
-    lines = [line(0.001 * number, "/a", GOOD) for number in range(10)]
-    _, figures = replay(lines, {"rate_limit": {"rate": "1/m", "burst": 4, "mode": "shadow"}})
+    """And refused it is not. Beside it stands what the log tells of it."""
+    lines = [line(0.001 * number, "/a", GOOD) for number in range(9)]
+    lines.append(replace(line(0.009, "/a", GOOD), shadow=frozenset({"rate_limit"})))
+    logged, figures = replay(lines, {"rate_limit": {"rate": "1/m", "burst": 4, "mode": "shadow"}})
+    assert logged.total.shadow == {"rate_limit": 1}
     assert figures.total.shadow == {"rate_limit": 6}
     assert figures.total.rejected.total() == 0
     assert ("  would: rate_limit", "6") in rows([figures])

@@ -9,7 +9,8 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -84,6 +85,17 @@ def batch_sidecar(folder: Path, app: CountingApp, **settings: Any) -> Sidecar:
 async def started(sidecar: Sidecar) -> None:
     await sidecar.start()
     await until_connects(sidecar.admin_port)
+
+
+@asynccontextmanager
+async def serving(sidecar: Sidecar) -> AsyncIterator[None]:
+    """Started; and killed at the end, unless the test has ended it."""
+    await started(sidecar)
+    try:
+        yield
+    finally:
+        if sidecar.process is not None and sidecar.process.returncode is None:
+            await sidecar.end(signal.SIGKILL)
 
 
 def ndjson(lines: Iterable[Mapping[str, Any]]) -> bytes:
