@@ -164,7 +164,11 @@ class Lead(App):
     async def _report(self) -> None:
         while True:
             await self.clock.sleep(PERIOD)
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:
+                # What is shown must not stand still for good; nobody waits for this task.
+                self.log.exception("the workers' reports were not added up")
 
     def _checks(self) -> Iterator[Check]:
         """What health says of the workers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 from collections.abc import Iterator
@@ -19,15 +20,18 @@ from sidecar.decisions.gcra import Buckets
 from sidecar.decisions.kept import Kept
 from sidecar.decisions.respawn import LONGEST, Respawn
 from sidecar.decisions.verdict import Outcome, Verdict
+from sidecar.telemetry.log import get_logger
 from sidecar.telemetry.metrics import Metrics
 from sidecar.workers import ledger
 from sidecar.workers.channel import Channel
 from sidecar.workers.hints import TellingBuckets
+from sidecar.workers.lead import PERIOD, Lead
 from sidecar.workers.ledger import NOTES, Ledger, Note
 from sidecar.workers.orders import Part, Serve, Start
 from sidecar.workers.report import still
 from sidecar.workers.sums import cache_stats, merged, retired, total
 from sidecar.workers.worker import Worker
+from tests.support.clock import ManualClock
 
 # -- decisions ---------------------------------------------------------------------------------------
 
@@ -274,3 +278,28 @@ def test_the_cache_is_told_of_as_one() -> None:
         "hit_rate_percent": 37.5,
         "redis": None,
     }
+
+
+async def test_reports_go_on_after_one_that_could_not_be_added_up() -> None:
+    """What is shown of the workers never stands still for good."""
+    clock = ManualClock()
+    turns: list[float] = []
+
+    class Half(Lead):
+        """What the loop of reports needs of a lead."""
+
+        def __init__(self) -> None:
+            self.clock = clock
+            self.log = get_logger("sidecar.workers")
+
+        async def refresh(self) -> None:
+            turns.append(clock.now())
+            if len(turns) == 1:
+                raise KeyError("connections")
+
+    task = asyncio.ensure_future(Half()._report())
+    for _ in range(3):
+        await clock.advance(PERIOD)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert len(turns) == 3
